@@ -1,0 +1,52 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both make the environment they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: help env demo test lint lock unlock clean
+
+help:  ## Print this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+
+env: $(VENV)/.complete  ## Make the virtual environment with the locked versions
+
+# torch comes first and with its dependencies: a CPU wheel where one is at hand, CUDA from the index elsewhere.
+# The rest is locked without dependencies, because fairchem-core's own pins are older than what it runs with.
+$(VENV)/.complete: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "atomcsi needs Python 3.11 or later; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || \
+	  { echo "Python's venv module is missing (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "Installing into $(VENV) (about 400 MB; two minutes on a fast line)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: env  ## Answer the question on the embedded demo data: results/report.html
+	snakemake --profile profiles/local all
+	@echo "Open results/report.html"
+
+test: env lint  ## Run every check
+	pytest -n 2 --dist worksteal
+
+lint: env
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+unlock: env  ## Release the lock that a killed Snakemake left behind
+	snakemake --unlock
+
+lock: env  ## Renew requirements.lock from pyproject.toml
+	$(BIN)/python -m pip install --quiet uv
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --override requirements.overrides \
+	  --no-annotate --no-header --quiet --upgrade --output-file requirements.lock.tmp
+	grep -vE '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==' requirements.lock.tmp > requirements.lock
+	rm requirements.lock.tmp
+
+clean:  ## Remove results, downloaded raw files and Snakemake's records
+	rm -rf results resources/raw .snakemake
