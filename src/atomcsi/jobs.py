@@ -1,0 +1,64 @@
+"""What a Snakemake script needs around its one library call."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from atomcsi.errors import AtomcsiError
+
+
+@contextmanager
+def job(log: str | Path | None = None) -> Iterator[None]:
+    """Runs a step with progress on the terminal and everything in its log file.
+
+    An error that the user can mend ends the process with one message; any other error also leaves its traceback
+    in the log, and only its last line on the terminal if there is a log to read.
+
+    Args:
+        log: The step's log file.
+    """
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    handlers: list[logging.Handler] = [terminal]
+    if log:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(log, mode="w", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s  %(name)s  %(message)s"))
+        handlers.append(file)
+    logger = logging.getLogger("atomcsi")
+    logger.setLevel(logging.INFO)
+    logger.handlers[:] = handlers
+    logger.propagate = False
+    try:
+        yield
+    except AtomcsiError as error:
+        logger.error("error: %s", error)
+        sys.exit(1)
+    except MemoryError:
+        logger.error("error: out of memory (lower the batch size or give the job more memory)")
+        sys.exit(1)
+    except Exception as error:
+        logger.error("error: %s: %s%s", type(error).__name__, error, f" (traceback in {log})" if log else "")
+        if log:
+            with Path(log).open("a", encoding="utf-8") as stream:
+                traceback.print_exc(file=stream)
+        else:
+            traceback.print_exc()
+        sys.exit(1)
+    finally:
+        for handler in handlers:
+            handler.close()
+
+
+def set_threads(threads: int) -> None:
+    """Limits every numerical library to the threads that Snakemake granted; call before they are used."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
