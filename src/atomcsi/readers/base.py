@@ -1,0 +1,38 @@
+"""What every reader of a raw format offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+from atomcsi.structure import Structure
+
+
+class Reader(ABC):
+    """Iterates over the structures of a raw dataset, in the source's own units, without holding them all.
+
+    A subclass takes its format's options as keyword arguments after ``root``; the ``reader:`` entry of
+    ``config/datasets.yaml`` names them. Whatever is wrong with a file ends in
+    :class:`atomcsi.errors.InputError`, which names the file, the record and the mend.
+
+    Args:
+        root: Folder that holds the dataset's downloaded and unpacked files.
+        part: The part that the source itself calls train, validation and so on; None where it has no parts.
+    """
+
+    def __init__(self, root: Path, *, part: str | None = None) -> None:
+        self.root = Path(root)
+        self.part = part
+
+    def path(self, name: str) -> Path:
+        """Path of a file or folder of the dataset; ``{part}`` in ``name`` stands for the part."""
+        return self.root / name.replace("{part}", self.part or "")
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Structure]:
+        """Yields the structures in the order of the source."""
+
+    def groups(self) -> Iterator[str]:
+        """Yields every structure's ``group``; formats that can tell without reading the structures override it."""
+        return (structure.group for structure in self)
