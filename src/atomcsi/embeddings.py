@@ -1,0 +1,191 @@
+"""Per-atom embeddings of a dataset's sample in HDF5, with the moments that CSI needs.
+
+Layout: ``features`` (atoms, d) float32; ``numbers`` (atoms,); ``ptr`` (structures + 1,), the atoms of structure i
+are ``ptr[i]:ptr[i + 1]``; ``index`` (structures,) in the LMDB file; ``multiplicity`` (structures,), how often the
+sample holds it; ``source`` and ``class`` (structures,); ``moments/count``, ``moments/mean`` (d,) and
+``moments/scatter`` (d, d) in float64, repetitions counted; attributes ``schema`` and ``provenance`` (JSON).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from atomcsi.config import Embedding, ExtractorSpec, Sampling
+from atomcsi.errors import InputError
+from atomcsi.extractors.base import Extractor
+from atomcsi.files import atomic_path, remove, resume_folder, versions
+from atomcsi.moments import Moments
+from atomcsi.progress import Progress
+from atomcsi.registry import EXTRACTORS, load
+from atomcsi.sampling import Sample, draw
+from atomcsi.structure_lmdb import StructureLMDB
+
+SCHEMA = "atomcsi.embeddings/1"
+
+
+def build_extractor(spec: ExtractorSpec, device: str = "auto") -> Extractor:
+    """Returns the extractor that a catalogue entry describes, on a GPU if ``device`` is ``auto`` and there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load(EXTRACTORS, spec.implementation)(**spec.options, device=device)
+
+
+def embed(
+    structures: StructureLMDB,
+    path: Path,
+    *,
+    extractor: Extractor,
+    name: str,
+    embedding: Embedding,
+    sampling: Sampling,
+    max_atoms: int,
+) -> None:
+    """Embeds a sample of the structures and writes features and moments.
+
+    The work is cut into chunks of ``embedding.chunk`` structures. Each becomes a file of its own in the folder
+    ``<path>.parts``, so that an interrupted run resumes behind the last whole chunk, with the same result.
+
+    Args:
+        structures: The dataset's train split.
+        path: The HDF5 file to write.
+        extractor: What turns structures into features.
+        name: The extractor's id.
+        embedding: Seed, filter and chunk size.
+        sampling: How many structures are drawn, and how.
+        max_atoms: Atoms in a batch, at most (unless one structure alone has more).
+
+    Raises:
+        InputError: No structure passes the filter.
+    """
+    eligible = _eligible(structures, extractor, embedding)
+    sample = draw(sampling.method, structures.classes[eligible], sampling.structures, embedding.seed)
+    sample = Sample(eligible[sample.indices], sample.multiplicity)
+    plan = {
+        "dataset": structures.metadata["provenance"]["dataset"],
+        "split": structures.metadata["provenance"]["split"],
+        "fingerprint": structures.metadata["fingerprint"],
+        "extractor": name,
+        "extractor_version": extractor.version,
+        "embedding": embedding.model_dump(),
+        "sampling": sampling.model_dump(),
+        "max_atoms": max_atoms,
+        "structures": len(structures),
+        "eligible": len(eligible),
+        "drawn": len(sample),
+        "versions": versions("torch", "numpy", "sevenn", "fairchem-core"),
+    }
+    parts = resume_folder(path.with_name(path.name + ".parts"), plan)
+
+    chunks = np.array_split(np.arange(len(sample.indices)), -(-len(sample.indices) // embedding.chunk))
+    files = [parts / f"{position:06d}.h5" for position in range(len(chunks))]
+    done = sum(len(chunk) for chunk, file in zip(chunks, files, strict=True) if file.exists())
+    progress = Progress(f"embed {plan['dataset']}", total=len(sample.indices), unit="structures", done=done)
+    for chunk, file in zip(chunks, files, strict=True):
+        if not file.exists():
+            features = _features(structures, sample.indices[chunk], extractor, max_atoms, progress)
+            with atomic_path(file) as temporary, h5py.File(temporary, "w") as part:
+                part["features"] = np.concatenate(features)
+    _assemble(path, files, structures, sample, extractor.dim, plan)
+    remove(parts)
+    progress.finish()
+
+
+def _eligible(structures: StructureLMDB, extractor: Extractor, embedding: Embedding) -> np.ndarray:
+    """Positions of the structures that the paper's filter and the extractor admit."""
+    highest = embedding.max_atomic_number
+    admitted = {z for z in extractor.elements if z <= highest}
+    natoms = structures.natoms
+    mask = natoms >= embedding.min_atoms
+    if not {int(z) for z in structures.metadata["elements"]} <= admitted:
+        allowed = np.zeros(256, bool)
+        allowed[sorted(admitted)] = True
+        mask &= np.fromiter((allowed[s.numbers].all() for s in structures), bool, len(structures))
+    if not mask.any():
+        problem = f"holds no structure with at least {embedding.min_atoms} atoms of the elements that are embedded"
+        raise InputError(structures.path, problem, mend="see `embedding` in the run config")
+    return np.flatnonzero(mask)
+
+
+def _features(
+    structures: StructureLMDB, indices: np.ndarray, extractor: Extractor, max_atoms: int, progress: Progress
+) -> list[np.ndarray]:
+    """Features of the structures at ``indices``, one (atoms, d) array each, in that order."""
+    natoms = structures.natoms[indices]
+    features: list[np.ndarray] = [np.empty(0)] * len(indices)
+    for batch in batches_by_atoms(natoms, max_atoms):
+        members = [structures[int(indices[position])] for position in batch]
+        for position, rows in zip(batch, extractor.features(members), strict=True):
+            features[position] = rows
+        progress.advance(len(batch))
+    return features
+
+
+def batches_by_atoms(natoms: np.ndarray, max_atoms: int) -> list[list[int]]:
+    """Cuts structures, sorted by size, into batches of at most ``max_atoms`` atoms, at least one structure each."""
+    batches: list[list[int]] = []
+    room = -1
+    for position in np.argsort(natoms, kind="stable").tolist():
+        size = int(natoms[position])
+        if room < size:
+            batches.append([])
+            room = max_atoms
+        batches[-1].append(position)
+        room -= size
+    return batches
+
+
+def _assemble(
+    path: Path, files: Sequence[Path], structures: StructureLMDB, sample: Sample, dim: int, plan: dict[str, Any]
+) -> None:
+    members = [structures[int(index)] for index in sample.indices]
+    natoms = np.array([len(structure) for structure in members])
+    atom_weights = np.repeat(sample.multiplicity, natoms)
+    moments, start = Moments.zero(dim), 0
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        shape = (int(natoms.sum()), dim)
+        chunks = (min(shape[0], max(1, (1 << 20) // (4 * dim))), dim)
+        target = file.create_dataset("features", shape, "<f4", chunks=chunks, compression="gzip", compression_opts=1,
+                                     shuffle=True)  # fmt: skip
+        for part_path in files:
+            with h5py.File(part_path) as part:
+                rows = part["features"][:]
+            stop = start + len(rows)
+            target[start:stop] = rows
+            moments += Moments.of(rows, atom_weights[start:stop])
+            start = stop
+        file["numbers"] = np.concatenate([structure.numbers for structure in members])
+        file["ptr"] = np.concatenate([[0], np.cumsum(natoms)])
+        file["index"] = sample.indices
+        file["multiplicity"] = sample.multiplicity
+        file["source"] = [structure.source for structure in members]
+        file["class"] = [structure.label for structure in members]
+        file["moments/count"] = moments.count
+        file["moments/mean"] = moments.mean
+        file["moments/scatter"] = moments.scatter
+        file.attrs["schema"] = SCHEMA
+        file.attrs["provenance"] = json.dumps({**plan, "atoms": moments.count})
+
+
+def read_moments(path: Path | str) -> tuple[Moments, dict[str, Any]]:
+    """Reads the moments and the provenance of an embedding file.
+
+    Raises:
+        InputError: The file is missing, damaged or of another schema.
+    """
+    mend = "delete it and run again"
+    try:
+        with h5py.File(path) as file:
+            if file.attrs.get("schema") != SCHEMA:
+                raise InputError(path, f"holds no '{SCHEMA}'", mend=mend)
+            group = file["moments"]
+            moments = Moments(int(group["count"][()]), group["mean"][:], group["scatter"][:])
+            return moments, json.loads(file.attrs["provenance"])
+    except (OSError, KeyError) as error:
+        raise InputError(path, f"cannot be read: {error}", mend=mend) from error
