@@ -1,0 +1,1 @@
+"""Pretraining and finetuning of potentials, on pytorch-lightning."""

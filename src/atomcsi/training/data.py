@@ -1,0 +1,67 @@
+"""Which structures a training sees, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from atomcsi.errors import InputError
+from atomcsi.models.batch import AtomBatch, collate
+from atomcsi.structure import Structure
+from atomcsi.structure_lmdb import StructureLMDB
+
+
+class LabelledStructures(Dataset[Structure], Sequence[Structure]):
+    """A seeded draw of a split's structures with the label that is trained on.
+
+    Args:
+        store: The split.
+        target: ``forces`` or ``energy``, or the property that takes the energy's place.
+        limit: How many structures at most; all if None.
+        seed: Seed of the draw.
+
+    Raises:
+        InputError: The structures do not have that label.
+    """
+
+    def __init__(self, store: StructureLMDB, *, target: str, limit: int | None = None, seed: int = 0) -> None:
+        self.store, self.target = store, target
+        population = len(store)
+        size = population if limit is None else min(limit, population)
+        self.indices = np.sort(np.random.default_rng(seed).choice(population, size, replace=False))
+        known = {"energy": "energy_std", "forces": "force_rms"}
+        if (known[target] not in store.metadata) if target in known else (target not in store.metadata["properties"]):
+            raise InputError(store.path, f"has no {target} to train on", mend="see the task's target")
+
+    def __len__(self) -> int:
+        """Number of structures drawn."""
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> Structure:
+        """Returns a structure whose ``energy`` is the target if that is a property."""
+        structure = self.store[int(self.indices[position])]
+        if self.target in ("energy", "forces"):
+            return structure
+        return replace(structure, energy=structure.properties[self.target], forces=None)
+
+
+def loader(
+    structures: LabelledStructures, *, batch_size: int, vacuum: float, seed: int | None = None
+) -> DataLoader[AtomBatch]:
+    """Returns batches of structures: in order if ``seed`` is None, else shuffled anew each epoch by seed and epoch.
+
+    The order depends on nothing else, so that a resumed training sees what an uninterrupted one would have seen.
+    """
+    sampler = None
+    if seed is not None:
+        sampler = DistributedSampler(structures, num_replicas=1, rank=0, shuffle=True, seed=seed)
+    return DataLoader(structures, batch_size=batch_size, sampler=sampler, collate_fn=partial(_collate, vacuum=vacuum))
+
+
+def _collate(structures: list[Structure], vacuum: float) -> AtomBatch:
+    return collate(structures, vacuum=vacuum)

@@ -1,0 +1,262 @@
+"""Pretraining and finetuning: one resumable fit, with two ways to start and to end."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+
+from atomcsi.config import METRIC_UNITS, BackboneSpec, Task, TrainSettings
+from atomcsi.errors import InputError
+from atomcsi.files import remove, resume_folder, versions, write_json
+from atomcsi.models.batch import AtomBatch
+from atomcsi.models.potential import Potential, build_backbone
+from atomcsi.progress import Progress
+from atomcsi.structure_lmdb import StructureLMDB
+from atomcsi.training.data import LabelledStructures, loader
+from atomcsi.training.model_files import load_backbone, read_card, save_model
+from atomcsi.training.module import PotentialModule
+from atomcsi.training.normalisation import Normaliser
+
+METRICS_SCHEMA = "atomcsi.finetuning/1"
+_VERSIONS = ("torch", "pytorch-lightning", "fairchem-core", "numpy")
+#: Structures that the backbone's scale factors are fitted on.
+_SCALE_STRUCTURES = 32
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained potential with the weights of its best epoch.
+
+    Attributes:
+        potential: In evaluation mode.
+        normaliser: Turns its predictions into eV.
+        device: Where it is.
+        card: What was trained, on what, how, and what it took.
+    """
+
+    potential: Potential
+    normaliser: Normaliser
+    device: torch.device
+    card: dict[str, Any]
+
+
+def pretrain(
+    train: StructureLMDB,
+    val: StructureLMDB,
+    folder: Path,
+    *,
+    backbone: BackboneSpec,
+    settings: TrainSettings,
+    seed: int,
+    device: str = "auto",
+) -> None:
+    """Pretrains a backbone on N structures of one upstream dataset for E epochs and writes the model.
+
+    Args:
+        train: Train split of the upstream.
+        val: Validation split of the upstream; picks the best epoch.
+        folder: Where ``model.safetensors`` and ``model.json`` go.
+        backbone: What is trained.
+        settings: Budget and schedule.
+        seed: Seed of the draw, the weights and the order.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        AtomcsiError: The data cannot be trained on, or the loss is not finite.
+    """
+    title = f"pretrain {train.metadata['provenance']['dataset']} seed {seed}"
+    fitted = _fit(train, val, folder, backbone, settings, seed, device, target="forces", init=None, title=title)
+    save_model(folder, fitted.potential, fitted.card)
+    remove(folder / "checkpoints")
+
+
+def finetune(
+    splits: Mapping[str, StructureLMDB],
+    folder: Path,
+    *,
+    task: Task,
+    task_name: str,
+    init: Path | None,
+    backbone: BackboneSpec,
+    seed: int,
+    device: str = "auto",
+) -> None:
+    """Trains a pretrained backbone with new heads on a task, tests its best epoch and writes model and metrics.
+
+    Args:
+        splits: The downstream dataset's train, val and test split.
+        folder: Where ``model.safetensors``, ``model.json`` and ``metrics.json`` go.
+        task: Target, unit and schedule.
+        task_name: The task's id.
+        init: Folder of the pretrained model; None to start from scratch.
+        backbone: What is trained; must be what ``init`` was trained with.
+        seed: Seed of the draw, the heads and the order.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        AtomcsiError: As for :func:`pretrain`, or the pretrained model does not fit.
+    """
+    start = "scratch" if init is None else read_card(init)["dataset"]
+    fitted = _fit(
+        splits["train"], splits["val"], folder, backbone, task.finetune, seed, device,
+        target=task.target, init=init, title=f"finetune {task_name} from {start} seed {seed}",
+    )  # fmt: skip
+    save_model(folder, fitted.potential, fitted.card)
+    test = LabelledStructures(splits["test"], target=task.target)
+    metrics = {
+        "task": task_name,
+        "dataset": fitted.card["dataset"],
+        "target": task.target,
+        "unit": task.unit,
+        **evaluate(fitted, test, task.unit, task.finetune.batch_size),
+        "structures": len(test),
+        "init": start,
+        "seed": seed,
+        "seconds": fitted.card["seconds"],
+        "budget": task.finetune.budget,
+    }
+    write_json(folder / "metrics.json", METRICS_SCHEMA, metrics)
+    remove(folder / "checkpoints")
+
+
+@torch.no_grad()
+def evaluate(fitted: Fitted, structures: LabelledStructures, unit: str, batch_size: int) -> dict[str, float]:
+    """Mean absolute error of a potential: per force component, or per structure's energy.
+
+    Returns:
+        ``mae`` in ``unit`` and ``labels``, the number of errors that it averages.
+    """
+    total, count = 0.0, 0
+    for batch in loader(structures, batch_size=batch_size, vacuum=_vacuum(fitted.potential)):
+        batch = batch.to(fitted.device)
+        prediction = fitted.potential(batch)
+        if structures.target == "forces":
+            error = prediction.forces * fitted.normaliser.force_scale - batch.forces
+        else:
+            error = fitted.normaliser.energy(prediction.energy, batch) - batch.energy
+        total += float(error.double().abs().sum())
+        count += error.numel()
+    return {"mae": total / count * METRIC_UNITS[unit], "labels": count}
+
+
+def _fit(
+    train: StructureLMDB,
+    val: StructureLMDB,
+    folder: Path,
+    spec: BackboneSpec,
+    settings: TrainSettings,
+    seed: int,
+    device: str,
+    *,
+    target: str,
+    init: Path | None,
+    title: str,
+) -> Fitted:
+    """Trains, or goes on with, a potential; its work is in ``folder/checkpoints`` until the outputs are written."""
+    pretrained = None if init is None else read_card(init)
+    plan = {
+        "dataset": train.metadata["provenance"]["dataset"],
+        "fingerprints": [train.metadata["fingerprint"], val.metadata["fingerprint"]],
+        "backbone": spec.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json"),
+        "target": target,
+        "seed": seed,
+        "pretrained": pretrained,
+        "versions": versions(*_VERSIONS),
+    }
+    work = resume_folder(folder / "checkpoints", plan)
+    structures = LabelledStructures(train, target=target, limit=settings.structures, seed=seed)
+    if len(structures) < settings.structures:
+        problem = f"has {len(structures)} structures where {settings.structures} are to be trained on"
+        raise InputError(train.path, problem, mend="lower `structures` or choose a larger split")
+    validation = LabelledStructures(val, target=target, limit=settings.val_structures, seed=seed)
+    normaliser = Normaliser.fit(structures)
+
+    torch.manual_seed(seed)
+    heads = [
+        head for head, weight in (("energy", settings.energy_weight), ("forces", settings.force_weight)) if weight > 0
+    ]
+    backbone = build_backbone(spec.model_dump())
+    potential = Potential(backbone, heads=heads)
+    if init is not None:
+        load_backbone(backbone, init)
+    batches = loader(structures, batch_size=settings.batch_size, vacuum=_vacuum(potential), seed=seed)
+    last, best = work / "last.ckpt", work / "best.ckpt"
+    if init is None and not last.exists():
+        backbone.fit_scales(islice(batches, -(-_SCALE_STRUCTURES // settings.batch_size)))
+
+    done = 0
+    if last.exists():
+        done = len(torch.load(last, map_location="cpu", weights_only=True)["history"]) * len(structures)
+    progress = Progress(title, total=settings.budget, unit="structures", done=done)
+    module = PotentialModule(potential, normaliser, settings, len(batches) * settings.epochs, progress)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # lightning's advice on workers, loggers and checkpoint folders
+        trainer = _trainer(work, settings, device)
+        trainer.fit(
+            module,
+            batches,
+            loader(validation, batch_size=settings.batch_size, vacuum=_vacuum(potential)),
+            ckpt_path=last if last.exists() else None,
+            weights_only=True,
+        )
+    state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(state)
+    best_epoch = min(module.history, key=lambda record: record["val_loss"])
+    progress.finish(f"best val loss {best_epoch['val_loss']:.4g} after epoch {best_epoch['epoch']}")
+    card = {
+        **plan,
+        "structures": len(structures),
+        "budget": settings.budget,
+        "atoms": int(train.natoms[structures.indices].sum()),
+        "parameters": sum(parameter.numel() for parameter in potential.parameters()),
+        "linear_reference": {str(z): e for z, e in enumerate(normaliser.reference.tolist()) if e},
+        "energy_scale": normaliser.energy_scale,
+        "force_scale": normaliser.force_scale,
+        "best_epoch": best_epoch["epoch"],
+        "seconds": sum(record["seconds"] for record in module.history),
+        "history": module.history,
+    }
+    return Fitted(potential.to(trainer.strategy.root_device).eval(), normaliser, trainer.strategy.root_device, card)
+
+
+def _trainer(work: Path, settings: TrainSettings, device: str) -> pl.Trainer:
+    # Saved at the end of an epoch, after its validation and with all counters settled, so that a resumed run
+    # starts with the next epoch and repeats an uninterrupted one exactly.
+    checkpoint = ModelCheckpoint(
+        work,
+        filename="best",
+        monitor="val/loss",
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return pl.Trainer(
+        accelerator={"cuda": "gpu"}.get(device, device),
+        devices=1,
+        max_epochs=settings.epochs,
+        gradient_clip_val=settings.clip_norm or settings.clip_value,
+        gradient_clip_algorithm="norm" if settings.clip_norm else "value",
+        callbacks=[EMAWeightAveraging(decay=settings.ema_decay), checkpoint],
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=work,
+    )
+
+
+def _vacuum(potential: Potential) -> float:
+    return potential.backbone.cutoff + 1.0
