@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 
@@ -29,6 +30,10 @@ class InputError(AtomcsiError):
         self.path, self.problem, self.record, self.mend = str(path), problem, record, mend
         where = f"{path}: {record}" if record else f"{path}"
         super().__init__(f"{where}: {problem}" + (f" ({mend})" if mend else ""))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Lets the error cross from a worker process to its parent."""
+        return partial(InputError, record=self.record, mend=self.mend), (self.path, self.problem)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -97,7 +96,7 @@ def decode(record: bytes | memoryview, classes: Sequence[str], property_names: S
 class StructureLMDB(Sequence[Structure]):
     """Read access to a file of structures, by position.
 
-    The file is opened on first use in each process, so that an instance can be handed to workers.
+    An instance can be handed to workers, forked or spawned.
 
     Args:
         path: The ``.lmdb`` file.
@@ -109,7 +108,6 @@ class StructureLMDB(Sequence[Structure]):
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._environment: lmdb.Environment | None = None
-        self._process = 0
         if not self.path.is_file():
             raise InputError(path, "is missing")
         try:
@@ -150,13 +148,14 @@ class StructureLMDB(Sequence[Structure]):
         return {**self.__dict__, "_environment": None}
 
     def _get(self, key: bytes) -> bytes | None:
-        if self._environment is None or self._process != os.getpid():
-            self._environment, self._process = _open(self.path), os.getpid()
+        if self._environment is None:
+            self._environment = _open(self.path)
         with self._environment.begin() as transaction:
             return transaction.get(key)
 
 
-#: LMDB refuses to open a file twice in one process, so instances share what is open.
+#: LMDB refuses to open a file twice in one process, so instances share what is open. A forked process may go on
+#: with it: LMDB's warning against that is about its lock table, and read-only files are opened without one.
 _environments: WeakValueDictionary[tuple[int, int], lmdb.Environment] = WeakValueDictionary()
 
 
@@ -167,10 +166,6 @@ def _open(path: Path) -> lmdb.Environment:
         environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
         _environments[status.st_dev, status.st_ino] = environment
     return environment
-
-
-# A forked process must open the files anew.
-os.register_at_fork(after_in_child=_environments.clear)
 
 
 def write_structures(
@@ -204,9 +199,7 @@ def write_structures(
     classes: dict[str, int] = {}
     statistics, digest = Statistics(), hashlib.sha256()
     with atomic_path(path) as temporary:
-        environment = lmdb.open(
-            str(temporary), subdir=False, map_size=_MAP_SIZE, lock=False, sync=False, meminit=False
-        )
+        environment = lmdb.open(str(temporary), subdir=False, map_size=_MAP_SIZE, lock=False, sync=False, meminit=False)
         try:
             transaction = environment.begin(write=True)
             for index, structure in enumerate(structures):

@@ -1,0 +1,80 @@
+"""OC20 S2EF: adsorbates on slabs along relaxations at RPBE, as compressed extended XYZ.
+
+A part is a folder of ``<i>.extxyz.xz``, about 5000 frames each, with ``<i>.txt.xz`` beside them, whose lines read
+``random<sid>,frame<fid>,<reference energy>``. Frames carry ``Lattice``, ``energy`` (DFT total energy, eV),
+positions, ``move_mask`` (False: held), ``tags`` (0 below the surface, 1 surface, 2 adsorbate) and ``forces``
+(minus the gradient, eV/Angstrom). The adsorption energy, which the field learns, is energy minus reference.
+``oc20_data_mapping.pkl`` tells what a system is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+
+from atomcsi.errors import InputError
+from atomcsi.readers.base import Reader
+from atomcsi.readers.extxyz import frames
+from atomcsi.readers.raw import MEND_RECORD, BulkLabels, files_in, finite_energy, opened
+from atomcsi.structure import Structure
+
+_FRAMES = ".extxyz.xz"
+
+
+class Oc20Reader(Reader):
+    """Reads a part, with the composition of the bulk as the label.
+
+    Args:
+        root: Folder of the dataset.
+        part: Folder of the files below ``root``, such as ``s2ef_train_2M/s2ef_train_2M``.
+        mapping: Path of ``oc20_data_mapping.pkl`` below ``root``.
+        total_energy: Keep the DFT total energy instead of the adsorption energy.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        part: str | None = None,
+        mapping: str = "oc20_data_mapping.pkl",
+        total_energy: bool = False,
+    ) -> None:
+        super().__init__(root, part=part)
+        self.mapping = self.path(mapping)
+        self.total_energy = total_energy
+
+    def __iter__(self) -> Iterator[Structure]:
+        """Yields the frames, file by file, as ``random<sid>/frame<fid>``."""
+        labels = BulkLabels(self.mapping)
+        for path in files_in(self.path("{part}"), _FRAMES):
+            listing = path.with_name(path.name.removesuffix(_FRAMES) + ".txt.xz")
+            with opened(listing) as lines:
+                for index, (line, structure) in enumerate(zip_longest(lines, frames(path))):
+                    if line is None or structure is None:
+                        more = "more" if line is None else "fewer"
+                        problem = f"holds {more} frames than {listing.name} has lines"
+                        raise InputError(path, problem, mend="fetch both files again")
+                    sid, fid, reference = _parse(line, listing, index + 1)
+                    source = f"{sid}/{fid}"
+                    columns = {"forces": structure.forces, "tags": structure.tags, "move_mask": structure.fixed}
+                    if absent := [name for name, array in columns.items() if array is None]:
+                        raise InputError(path, f"has no column '{absent[0]}'", record=source, mend=MEND_RECORD)
+                    energy = structure.energy - (0.0 if self.total_energy else reference)
+                    yield replace(
+                        structure,
+                        source=source,
+                        label=labels[sid],
+                        energy=finite_energy(energy, path, source),
+                        pbc=(True, True, True),  # OC20 treats its slabs as periodic along the vacuum too
+                    )
+
+
+def _parse(line: str, path: Path, number: int) -> tuple[str, str, float]:
+    try:
+        sid, fid, reference = line.strip().split(",")
+        return sid, fid, float(reference)
+    except ValueError as error:
+        problem = f"reads '{line.strip()}' instead of random<sid>,frame<fid>,<reference energy>"
+        raise InputError(path, problem, record=f"line {number}", mend=MEND_RECORD) from error
