@@ -1,0 +1,1 @@
+"""Feature extractors: from structures to one feature vector per atom."""

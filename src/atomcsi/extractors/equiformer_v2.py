@@ -1,0 +1,172 @@
+"""Features of EquiformerV2 (arXiv 2306.12059) from published checkpoints, as the paper uses them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atomcsi.errors import ConfigError, InputError
+from atomcsi.extractors.base import Extractor
+from atomcsi.models.batch import collate
+from atomcsi.models.fairchem import FairchemBatch, require_edges  # before fairchem's own modules
+from atomcsi.structure import Structure
+
+# isort: split
+from fairchem.core.models.equiformer_v2.equiformer_v2 import EquiformerV2Backbone
+
+#: EquiformerV2-31M, for checkpoints without a config.
+SETTINGS_31M: Mapping[str, Any] = {
+    "max_neighbors": 20,
+    "max_radius": 12.0,
+    "max_num_elements": 90,
+    "num_layers": 8,
+    "sphere_channels": 128,
+    "attn_hidden_channels": 64,
+    "num_heads": 8,
+    "attn_alpha_channels": 64,
+    "attn_value_channels": 16,
+    "ffn_hidden_channels": 128,
+    "norm_type": "layer_norm_sh",
+    "lmax_list": [4],
+    "mmax_list": [2],
+    "grid_resolution": 18,
+    "edge_channels": 128,
+    "attn_activation": "silu",
+    "ffn_activation": "silu",
+    "use_grid_mlp": True,
+    "weight_init": "uniform",
+}
+#: Needed whatever a checkpoint's config says: forces would keep the graph of the whole network in memory.
+_FIXED = {"use_pbc": True, "otf_graph": True, "regress_forces": False}
+_HEADS = ("energy_block", "force_block")
+
+#: All that a checkpoint may hold besides tensors and plain Python data: numpy scalars, under their old name too.
+_SCALAR = np._core.multiarray.scalar
+_SAFE_GLOBALS = [
+    np.dtype,
+    _SCALAR,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    *(type(np.dtype(kind)) for kind in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")),
+]
+
+
+class EquiformerV2Extractor(Extractor):
+    """The last node embedding of EquiformerV2.
+
+    Args:
+        checkpoint: A checkpoint in fairchem's published layout, such as ``eq2_31M_ec4_allmd.pt``.
+        features: ``full`` for all spherical-harmonic coefficients of all channels, 3200 numbers in the 31M model,
+            which rotate with the structure; ``invariant`` for those of degree 0, 128 numbers, which do not.
+        device: Where it computes.
+        seed: Seed of the random frames in which the network sees its edges; they change features by about 2e-5.
+
+    Raises:
+        ConfigError: ``features`` is neither of the two.
+        InputError: The checkpoint does not exist, is none, holds code or is one of another architecture.
+    """
+
+    version = 1
+    needs_checkpoint = True
+
+    def __init__(
+        self,
+        *,
+        checkpoint: Path | None = None,
+        features: Literal["invariant", "full"] = "full",
+        device: str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(device=device, checkpoint=checkpoint)
+        if features not in ("invariant", "full"):
+            raise ConfigError(f"features '{features}' of EquiformerV2Extractor; known: full, invariant")
+        self._model = _load(Path(checkpoint)).to(device)
+        self._model.seed = seed
+        # Coefficients come in the order of their degrees.
+        self._coefficients = 1 if features == "invariant" else (max(self._model.lmax_list) + 1) ** 2
+        self.dim = self._coefficients * self._model.sphere_channels
+        self.elements = frozenset(range(1, self._model.max_num_elements))
+
+    @torch.no_grad()
+    def _rows(self, structures: Sequence[Structure]) -> np.ndarray:
+        batch = collate(structures, vacuum=self._model.cutoff + 1.0).to(self.device)
+        embedding = self._model(FairchemBatch(batch))["node_embedding"].embedding
+        return embedding[:, : self._coefficients].flatten(start_dim=1).cpu().numpy()
+
+
+class _Backbone(EquiformerV2Backbone):
+    """fairchem's model with reproducible edge frames, and with an answer to batches without edges."""
+
+    seed = 0
+
+    def generate_graph(self, *args: Any, **kwargs: Any) -> Any:
+        graph = super().generate_graph(*args, **kwargs)
+        require_edges(graph.edge_distance, self.cutoff)
+        return graph
+
+    def _init_edge_rot_mat(self, data: FairchemBatch, edge_index: Tensor, edge_distance_vec: Tensor) -> Tensor:
+        device = edge_distance_vec.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            return super()._init_edge_rot_mat(data, edge_index, edge_distance_vec)
+
+
+def _load(path: Path) -> _Backbone:
+    """Builds the model that a checkpoint describes and loads its weights; see :class:`EquiformerV2Extractor`."""
+    content = _read(path)
+    try:
+        model = _Backbone(**_settings(path, content.get("config")))
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(path, f"its config does not describe an EquiformerV2 ({error})") from None
+    state = {re.sub(r"^(module\.)+", "", str(name)): value for name, value in content["state_dict"].items()}
+    state = {name: value for name, value in state.items() if not name.startswith(_HEADS)}
+    expected = model.state_dict()
+    both = expected.keys() & state.keys()
+    faults = {
+        "missing": expected.keys() - both,
+        "unexpected": state.keys() - both,
+        "of another shape": {n for n in both if expected[n].shape != getattr(state[n], "shape", None)},
+    }
+    problems = [f"{len(n)} tensors {fault}, such as '{min(n)}'" for fault, n in faults.items() if n]
+    if problems:
+        raise InputError(path, f"does not fit EquiformerV2: {'; '.join(problems)}")
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """Reads a checkpoint without running what it holds."""
+    if not path.is_file():
+        raise InputError(path, "no such checkpoint", mend="download it, or correct the path in extractors.yaml")
+    try:
+        with torch.serialization.safe_globals(_SAFE_GLOBALS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # other files make torch.load fail in a dozen ways
+        if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            problem = f"holds '{refused[1]}', which is neither weights nor plain data and was not run"
+            raise InputError(path, problem, mend="use a checkpoint from a source that you trust") from None
+        raise InputError(path, "is not a checkpoint of PyTorch", mend="download it again") from None
+    if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
+        raise InputError(path, "holds no 'state_dict'")
+    return content
+
+
+def _settings(path: Path, config: Any) -> dict[str, Any]:
+    """Returns the keywords of the model in a checkpoint's config; those of the 31M model without one."""
+    if not config:
+        return {**SETTINGS_31M, **_FIXED}
+    model = config["model"]
+    # Older checkpoints name the model and hold its settings beside it.
+    name, settings = (model["name"], model) if isinstance(model, Mapping) else (model, config["model_attributes"])
+    if not str(name).startswith("equiformer_v2"):
+        raise InputError(path, f"is a checkpoint of '{name}'", mend="EquiformerV2 is needed")
+    known = inspect.signature(EquiformerV2Backbone).parameters
+    return {**{key: value for key, value in settings.items() if key in known}, **_FIXED}

@@ -1,0 +1,57 @@
+"""What every backbone offers: features of atoms and edges that heads turn into energies and forces."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from atomcsi.models.batch import AtomBatch
+
+
+@dataclass(slots=True, kw_only=True)
+class Features:
+    """What a backbone says about a batch.
+
+    Attributes:
+        node: Invariant features of the atoms, shape (atoms, node_dim).
+        edge: Invariant features of the directed edges, shape (edges, edge_dim).
+        edge_target: Atom that each edge points to, shape (edges,), integers.
+        edge_direction: Unit vectors along the edges, from source to target, shape (edges, 3).
+    """
+
+    node: Tensor
+    edge: Tensor
+    edge_target: Tensor
+    edge_direction: Tensor
+
+
+class Backbone(nn.Module, ABC):
+    """A model of atoms without its heads; constructed from the ``settings`` of its YAML file as keywords.
+
+    Attributes:
+        node_dim: Features per atom.
+        edge_dim: Features per edge.
+        cutoff: Largest distance in Angstrom over which atoms see each other; batches need more vacuum than that.
+    """
+
+    node_dim: int
+    edge_dim: int
+    cutoff: float
+
+    @abstractmethod
+    def forward(self, batch: AtomBatch) -> Features:
+        """Computes the features of a batch.
+
+        Raises:
+            AtomcsiError: The model has no answer for the batch; the message says why.
+        """
+
+    def fit_scales(self, batches: Iterable[AtomBatch]) -> None:
+        """Fits what must be known of the data before training starts; nothing by default.
+
+        Args:
+            batches: A few batches of training data, on the device of the model.
+        """

@@ -1,0 +1,110 @@
+"""What every backbone of the registry must do."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import fcc111, molecule
+
+from atomcsi.errors import AtomcsiError
+from atomcsi.models.base import Backbone
+from atomcsi.models.batch import collate
+from atomcsi.models.potential import Potential, build_backbone
+from atomcsi.registry import BACKBONES
+from atomcsi.structure import Structure
+
+#: Settings of a small model of each.
+SETTINGS = {
+    "gemnet-oc": {
+        "num_blocks": 1,
+        "emb_size_atom": 16,
+        "emb_size_edge": 16,
+        "num_radial": 8,
+        "num_spherical": 4,
+        "cutoff": 5.0,
+        "max_neighbors": 12,
+    }
+}
+CUTOFF = 5.0
+
+
+def structure(atoms):
+    cell = atoms.cell[:] if atoms.pbc.any() else None
+    return Structure(
+        numbers=atoms.numbers, positions=atoms.positions, source="x", label="x", cell=cell, pbc=tuple(atoms.pbc)
+    )
+
+
+@pytest.fixture(scope="module", params=sorted(BACKBONES))
+def spec(request):
+    return {"implementation": request.param, "settings": SETTINGS[request.param]}
+
+
+@pytest.fixture(scope="module")
+def backbone(spec):
+    torch.manual_seed(0)
+    return build_backbone(spec).eval()
+
+
+@pytest.fixture
+def batch():
+    slab = fcc111("Cu", (2, 2, 2), vacuum=6.0)
+    slab.pbc = True
+    return collate([structure(molecule("CH3OH")), structure(slab)], vacuum=CUTOFF + 1)
+
+
+def test_shapes_and_types(backbone, batch):
+    assert isinstance(backbone, Backbone)
+    assert backbone.cutoff == CUTOFF
+    features = backbone(batch)
+    atoms, edges = len(batch.numbers), len(features.edge_target)
+    assert features.node.shape == (atoms, backbone.node_dim)
+    assert features.edge.shape == (edges, backbone.edge_dim)
+    assert features.edge_direction.shape == (edges, 3)
+    assert features.edge_target.dtype == torch.int64
+    assert set(features.edge_target.tolist()) == set(range(atoms))
+    assert {features.node.dtype, features.edge.dtype, features.edge_direction.dtype} == {torch.float32}
+    torch.testing.assert_close(features.edge_direction.norm(dim=1), torch.ones(edges))
+
+
+def test_same_seed_same_features(spec, backbone, batch):
+    torch.manual_seed(0)
+    again = build_backbone(spec).eval()
+    for other in (again, backbone, copy.deepcopy(backbone)):
+        assert torch.equal(other(batch).node, backbone(batch).node)
+        assert torch.equal(other(batch).edge, backbone(batch).edge)
+
+
+def test_all_elements(backbone):
+    for number in (1, 118):
+        pair = structure(Atoms([number, number], positions=[[0, 0, 0], [0, 0, 1.5]]))
+        assert backbone(collate([pair], vacuum=CUTOFF + 1)).node.isfinite().all()
+
+
+def test_batch_without_edges(backbone):
+    atom = structure(Atoms("He"))
+    try:
+        features = backbone(collate([atom, atom], vacuum=CUTOFF + 1))
+    except AtomcsiError:
+        return
+    assert features.node.shape == (2, backbone.node_dim)
+    assert features.edge.shape == (0, backbone.edge_dim)
+
+
+def test_fits_and_learns(spec, batch):
+    torch.manual_seed(0)
+    model = Potential(build_backbone(spec))
+    model.backbone.fit_scales(iter([batch]))
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    target = torch.as_tensor(np.random.default_rng(0).normal(size=(len(batch.numbers), 3)), dtype=torch.float32)
+    losses = []
+    for _ in range(8):
+        prediction = model(batch)
+        loss = (prediction.forces - target).square().mean() + (prediction.energy - 1.0).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]

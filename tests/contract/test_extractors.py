@@ -1,0 +1,141 @@
+"""What every extractor of the registry must do."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import fcc111, molecule
+
+from atomcsi.errors import AtomcsiError, ConfigError
+from atomcsi.extractors.base import Extractor
+from atomcsi.registry import EXTRACTORS, load
+from atomcsi.structure import Structure
+
+#: Relative to the largest feature. float32 gives 1e-6; EquiformerV2 sees each edge in a random frame, which its grids
+#: turn into differences of 2e-5 in this small model.
+TOLERANCE = 1e-4
+#: A small EquiformerV2; what is not named is at fairchem's defaults.
+EQUIFORMER = {
+    "num_layers": 1,
+    "sphere_channels": 8,
+    "attn_hidden_channels": 8,
+    "num_heads": 2,
+    "attn_alpha_channels": 4,
+    "attn_value_channels": 4,
+    "ffn_hidden_channels": 8,
+    "lmax_list": [2],
+    "mmax_list": [1],
+    "grid_resolution": 18,
+    "edge_channels": 8,
+    "max_num_elements": 90,
+    "max_neighbors": 20,
+    "max_radius": 8.0,
+    "norm_type": "layer_norm_sh",
+    "regress_forces": True,
+}
+
+
+def structure(atoms):
+    atoms.positions += np.random.default_rng(0).normal(scale=0.05, size=atoms.positions.shape)
+    cell = atoms.cell[:] if atoms.pbc.any() else None
+    return Structure(
+        numbers=atoms.numbers, positions=atoms.positions, source="x", label="x", cell=cell, pbc=tuple(atoms.pbc)
+    )
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """Constructor options of each extractor."""
+    from atomcsi.models import torch_extras
+
+    torch_extras.install()
+    from fairchem.core.models.equiformer_v2.equiformer_v2 import EquiformerV2Backbone
+
+    torch.manual_seed(0)
+    checkpoint = tmp_path_factory.mktemp("checkpoints") / "small.pt"
+    state = EquiformerV2Backbone(**EQUIFORMER).state_dict()
+    config = {"model": {"name": "equiformer_v2", **EQUIFORMER}}
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}, "config": config}, checkpoint)
+    return {"composition": {}, "sevennet": {}, "equiformer-v2": {"checkpoint": checkpoint}}
+
+
+@pytest.fixture(scope="module", params=sorted(EXTRACTORS))
+def extractor(request, options):
+    return load(EXTRACTORS, request.param)(**options[request.param])
+
+
+@pytest.fixture
+def structures():
+    slab = fcc111("Cu", (2, 2, 2), vacuum=6.0)
+    slab.pbc = True
+    return [structure(molecule("CH3OH")), structure(slab), structure(molecule("H2O"))]
+
+
+def test_shapes_and_types(extractor, structures):
+    assert isinstance(extractor, Extractor)
+    assert isinstance(extractor.version, int)
+    assert {1, 6, 8, 29} <= extractor.elements <= set(range(1, 119))
+    before = copy.deepcopy(structures)
+    found = extractor.features(structures)
+    assert [rows.shape for rows in found] == [(len(s), extractor.dim) for s in structures]
+    assert {rows.dtype for rows in found} == {np.dtype("float32")}
+    assert all(np.isfinite(rows).all() for rows in found)
+    for old, new in zip(before, structures, strict=True):
+        assert np.array_equal(old.positions, new.positions)
+
+
+def test_same_again(extractor, structures):
+    torch.manual_seed(1)  # the caller's random state must not matter, nor change
+    state = torch.get_rng_state()
+    first = extractor.features(structures)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    for a, b in zip(first, extractor.features(structures), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_a_batch_equals_its_structures_singly(extractor, structures):
+    for rows, single in zip(extractor.features(structures), structures, strict=True):
+        (expected,) = extractor.features([single])
+        np.testing.assert_allclose(rows, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+def test_features_ignore_translation(extractor, structures):
+    before = extractor.features(structures)
+    for each in structures:
+        each.positions = each.positions + np.array([1.0, -2.0, 0.5])
+    for rows, expected in zip(extractor.features(structures), before, strict=True):
+        np.testing.assert_allclose(rows, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+def test_isolated_atoms(extractor):
+    atom = structure(Atoms("H"))
+    try:
+        found = extractor.features([atom, atom])
+    except AtomcsiError as error:
+        assert "isolated" in str(error)
+    else:
+        assert [rows.shape for rows in found] == [(1, extractor.dim)] * 2
+
+
+def test_unknown_elements(extractor):
+    unknown = sorted(set(range(1, 119)) - extractor.elements)
+    if unknown:
+        with pytest.raises(AtomcsiError, match=r"does not know .* held by 'x'"):
+            extractor.features([structure(Atoms([unknown[0], 1], positions=[[0, 0, 0], [0, 0, 1.5]]))])
+
+
+@pytest.mark.parametrize("name", sorted(EXTRACTORS))
+def test_checkpoint_is_given_where_needed(name, tmp_path):
+    kind = load(EXTRACTORS, name)
+    with pytest.raises(ConfigError, match="checkpoint"):
+        kind() if kind.needs_checkpoint else kind(checkpoint=tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("name", sorted(EXTRACTORS))
+def test_is_quiet(name, options, structures, capfd, recwarn):
+    load(EXTRACTORS, name)(**options[name]).features(structures)
+    assert capfd.readouterr() == ("", "")
+    assert not [w for w in recwarn if not issubclass(w.category, DeprecationWarning)]  # those Python hides by default

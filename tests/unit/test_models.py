@@ -1,0 +1,421 @@
+import copy
+import importlib.util
+import itertools
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from ase import Atoms
+from ase.build import add_adsorbate, fcc111, molecule
+from scipy.spatial.transform import Rotation
+
+from atomcsi.errors import AtomcsiError, ConfigError
+from atomcsi.models import torch_extras
+from atomcsi.models.batch import AtomBatch, collate, join, periodic_cell
+from atomcsi.models.gemnet_oc import GemNetOC, Scale
+from atomcsi.models.potential import Potential, build_backbone
+from atomcsi.structure import Structure
+
+# isort: split
+from fairchem.core.models.gemnet_oc.gemnet_oc import GemNetOCBackbone
+
+BACKBONES = Path(__file__).parents[2] / "config" / "backbones"
+#: All interactions, small, and no cap on neighbours: with one, results depend on the order of the atoms.
+SETTINGS = {
+    "num_blocks": 2,
+    "emb_size_atom": 24,
+    "emb_size_edge": 32,
+    "emb_size_trip_in": 16,
+    "emb_size_trip_out": 16,
+    "emb_size_quad_in": 8,
+    "emb_size_quad_out": 8,
+    "emb_size_aint_in": 16,
+    "emb_size_aint_out": 16,
+    "num_radial": 16,
+    "num_spherical": 4,
+    "cutoff": 4.0,
+    "max_neighbors": 1000,
+    "max_neighbors_qint": 1000,
+    "max_neighbors_aeaint": 1000,
+}
+#: Relative to the largest entry. float32 resolves 6e-8, and about 100 operations follow each other in the network;
+#: 2e-6 was seen. An edge lost, or a vector not rotated, shows at 1e-2 and above.
+FLOAT32 = 2e-5
+
+
+def structure(atoms, tags=None, name="x"):
+    cell = atoms.cell[:] if atoms.pbc.any() else None
+    return Structure(
+        numbers=atoms.numbers,
+        positions=atoms.positions,
+        source=name,
+        label=name,
+        cell=cell,
+        pbc=tuple(atoms.pbc),
+        tags=tags,
+    )
+
+
+def rattled(atoms, seed=0):
+    """Without symmetry, so that nothing is right by chance."""
+    atoms.positions += np.random.default_rng(seed).normal(scale=0.05, size=atoms.positions.shape)
+    return atoms
+
+
+def make_ethanol():
+    return structure(rattled(molecule("CH3CH2OH")))
+
+
+def make_slab():
+    atoms = fcc111("Pt", (2, 2, 2), vacuum=6.0, orthogonal=False)
+    add_adsorbate(atoms, "O", 1.2)
+    atoms.pbc = True
+    return structure(rattled(atoms), tags=np.array([0] * 4 + [1] * 4 + [2]))
+
+
+@pytest.fixture
+def ethanol():
+    return make_ethanol()
+
+
+@pytest.fixture
+def water():
+    return structure(rattled(molecule("H2O")))
+
+
+@pytest.fixture
+def slab():
+    return make_slab()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads only get in each other's way with matrices of this size."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def potential():
+    torch.manual_seed(0)
+    backbone = GemNetOC(**SETTINGS)
+    backbone.fit_scales([batch([make_ethanol(), make_slab()])])
+    return Potential(backbone).eval()
+
+
+def batch(structures):
+    return collate(structures, vacuum=SETTINGS["cutoff"] + 1.0)
+
+
+def predict(potential, structures):
+    with torch.no_grad():
+        found = potential(batch(structures))
+    return found.energy.numpy(), found.forces.numpy()
+
+
+def assert_close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=FLOAT32 * np.abs(expected).max())
+
+
+class TestTorchExtras:
+    @pytest.mark.parametrize(
+        ("reduce", "reference"), [("sum", "sum"), ("mean", "mean"), ("min", "amin"), ("max", "amax")]
+    )
+    @pytest.mark.parametrize("dim", [0, 1, -1])
+    def test_scatter_equals_torch(self, reduce, reference, dim):
+        torch.manual_seed(0)
+        src = torch.randn(6, 7, 8, dtype=torch.float64)
+        index = torch.randint(0, 4, (src.shape[dim],))
+        index[index == 2] = 3  # leaves a slice of the result without values
+        shape = [1, 1, 1]
+        shape[dim] = -1
+        size = list(src.shape)
+        size[dim] = 5
+        expected = torch.zeros(size, dtype=src.dtype).scatter_reduce(
+            dim, index.view(shape).expand_as(src), src, reference, include_self=False
+        )
+        torch.testing.assert_close(torch_extras.scatter(src, index, dim, 5, reduce), expected)
+
+    def test_scatter_finds_the_size(self):
+        assert torch_extras.scatter(torch.ones(3), torch.tensor([0, 2, 2])).tolist() == [1, 0, 2]
+        assert torch_extras.scatter(torch.ones(0), torch.tensor([], dtype=torch.long)).shape == (0,)
+
+    def test_segments_equal_loops(self):
+        src = torch.arange(12.0).reshape(6, 2)
+        indptr = torch.tensor([0, 2, 2, 5, 6])
+        expected = torch.stack([src[a:b].sum(0) for a, b in itertools.pairwise(indptr)])
+        assert torch.equal(torch_extras.segment_csr(src, indptr), expected)
+        assert torch.equal(torch_extras.segment_coo(src, torch.tensor([0, 0, 2, 2, 2, 3]), dim_size=4), expected)
+
+    def test_rows_of_sparse_tensor_equal_loops(self):
+        torch.manual_seed(0)
+        row, col = torch.randint(0, 5, (20,)), torch.randint(0, 6, (20,))  # with repeated entries, as GemNet-OC has
+        value = torch.arange(20)
+        rows = torch.tensor([3, 0, 3, 4, 1])
+        entries = sorted(zip(row.tolist(), col.tolist(), value.tolist(), strict=True))
+        expected = [(new, c, v) for new, old in enumerate(rows.tolist()) for r, c, v in entries if r == old]
+        found = torch_extras.SparseTensor(row=row, col=col, value=value, sparse_sizes=(5, 6))[rows]
+        assert list(zip(*(part.tolist() for part in found.coo()), strict=True)) == expected
+        assert found.sparse_sizes() == (5, 6)
+        numbered = found.set_value_(torch.arange(len(expected)))
+        assert numbered.storage.value().tolist() == list(range(len(expected)))
+
+    def test_install_registers_only_what_is_missing(self, monkeypatch):
+        torch_extras.install()
+        before = sys.modules["torch_scatter"]
+        torch_extras.install()
+        assert sys.modules["torch_scatter"] is before
+        assert importlib.util.find_spec("torch_sparse") is not None  # other packages ask so
+
+
+class TestBatch:
+    def test_holds_structures_in_a_row(self, ethanol, slab):
+        ethanol.energy, ethanol.forces = -1.5, np.ones((9, 3))
+        slab.fixed = np.arange(9) < 4
+        both = batch([ethanol, slab])
+        assert len(both) == 2
+        assert both.natoms.tolist() == [9, 9]
+        assert both.index.tolist() == [0] * 9 + [1] * 9
+        assert both.numbers.tolist() == [*ethanol.numbers, *slab.numbers]
+        assert both.tags.tolist() == [2] * 9 + [0] * 4 + [1] * 4 + [2]
+        assert both.fixed.tolist() == [False] * 9 + [True] * 4 + [False] * 5
+        assert both.energy[0] == -1.5
+        assert both.energy[1].isnan()
+        assert both.forces[:9].eq(1).all()
+        assert both.forces[9:].isnan().all()
+        assert both.pbc.tolist() == [[False] * 3, [True] * 3]
+        assert {both.positions.dtype, both.cell.dtype, both.forces.dtype} == {torch.float32}
+        assert both.energy.dtype == torch.float64
+        assert collate([ethanol], vacuum=1.0, dtype=torch.float64).positions.dtype == torch.float64
+
+    def test_forces_are_none_without_any(self, ethanol):
+        assert batch([ethanol]).forces is None
+
+    def test_joined_batches_equal_one(self, ethanol, slab, water):
+        water.forces = np.ones((3, 3))
+        assert_equal_batches(join([batch([ethanol, slab]), batch([water])]), batch([ethanol, slab, water]))
+
+    def test_to_moves_everything(self, ethanol):
+        moved = batch([ethanol]).to("meta")
+        assert moved.positions.is_meta
+        assert moved.index.is_meta
+        assert moved.forces is None
+
+    def test_molecules_get_a_box_with_vacuum(self, water):
+        cell = periodic_cell(water, 5.0)
+        assert np.array_equal(cell, np.diag(np.ptp(water.positions, axis=0) + 5.0))
+
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    def test_a_direction_that_is_not_periodic_gets_vacuum(self, axis):
+        cell = np.array([[3.0, 1.0, 0.0], [0.0, 4.0, 1.0], [1.0, 0.0, 2.0]])
+        pbc = tuple(i != axis for i in range(3))
+        atoms = Atoms("H3", positions=np.random.default_rng(0).uniform(0, 9, (3, 3)), cell=cell, pbc=pbc)
+        found = periodic_cell(structure(atoms), 5.0)
+        others = [i for i in range(3) if i != axis]
+        assert np.array_equal(found[others], cell[others])
+        np.testing.assert_allclose(found[others] @ found[axis], 0, atol=1e-12)
+        normal = np.cross(*cell[others])
+        extent = np.ptp(atoms.positions @ normal) / np.linalg.norm(normal)
+        assert np.linalg.norm(found[axis]) == pytest.approx(extent + 5.0)
+
+    def test_keeps_cells_of_periodic_structures(self, slab):
+        assert np.array_equal(periodic_cell(slab, 50.0), slab.cell)
+
+
+def assert_equal_batches(found: AtomBatch, expected: AtomBatch):
+    for name in AtomBatch.__slots__:
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0, equal_nan=True)
+
+
+class TestGemNetOC:
+    def test_equals_fairchem(self, potential, ethanol, slab):
+        """Same weights in fairchem's own class, called with its own kind of batch."""
+        from torch_geometric.data import Batch, Data
+
+        ours = potential.backbone
+        theirs = GemNetOCBackbone(
+            **SETTINGS,
+            emb_size_rbf=16,
+            emb_size_cbf=16,
+            emb_size_sbf=32,
+            num_before_skip=2,
+            num_after_skip=2,
+            num_concat=1,
+            num_atom=3,
+            num_output_afteratom=3,
+            max_neighbors_aint=1000,
+            quad_interaction=True,
+            atom_edge_interaction=True,
+            edge_atom_interaction=True,
+            atom_interaction=True,
+            sbf={"name": "legendre_outer"},
+            num_elements=118,
+            direct_forces=True,
+            otf_graph=True,
+        )
+        state = {name.removeprefix("blocks."): value for name, value in ours.state_dict().items()}
+        missing, unexpected = theirs.load_state_dict(state, strict=False)
+        assert not unexpected
+        assert all(name.startswith("out_") and "blocks" not in name for name in missing)
+        mixed = batch([ethanol, slab])
+        data = [
+            Data(
+                pos=mixed.positions[own],
+                cell=mixed.cell[i][None],
+                atomic_numbers=mixed.numbers[own],
+                natoms=mixed.natoms[i],
+                tags=mixed.tags[own],
+            )
+            for i in range(2)
+            if (own := mixed.index == i) is not None
+        ]
+        with torch.no_grad():
+            features, expected = ours(mixed), theirs(Batch.from_data_list(data))
+        assert_close(features.node.numpy(), torch.cat(expected["xs_E"], -1).numpy())
+        assert_close(features.edge.numpy(), torch.cat(expected["xs_F"], -1).numpy())
+
+    def test_directions_are_unit_vectors_towards_the_target(self, potential):
+        pair = structure(Atoms("HO", positions=[[0, 0, 0], [0, 0, 1.0]]))
+        features = potential.backbone(batch([pair]))
+        assert features.edge_target.tolist() == [1, 0]
+        assert features.edge_direction.tolist() == [[0, 0, 1], [0, 0, -1]]
+
+    def test_scales_give_their_outputs_the_variance_of_their_references(self, ethanol, slab):
+        torch.manual_seed(1)
+        backbone = GemNetOC(**SETTINGS)
+        data = [batch([ethanol]), batch([slab])]
+        scales = [module for module in backbone.modules() if isinstance(module, Scale)]
+        scales[0].scale_factor.fill_(7.0)  # what was fitted before must not matter
+        backbone.fit_scales(data)
+        seen = []
+
+        def observe(module, args, kwargs, output):
+            seen.append((output.var(0).mean(), kwargs["ref"].var(0).mean()))
+
+        for scale in scales:
+            scale.register_forward_hook(observe, with_kwargs=True)
+        with torch.no_grad():
+            backbone(join(data))
+        outputs, references = torch.tensor(seen).T
+        assert len(seen) == len(scales) == 2 * 11 + 3 * 2  # per block 11, per output block 2 (design of GemNet-OC)
+        torch.testing.assert_close(outputs, references, rtol=1e-4, atol=0)
+        assert len({float(scale.scale_factor) for scale in scales}) == len(scales)
+
+    def test_scales_that_cannot_be_fitted_are_reported(self, water):
+        with pytest.raises(AtomcsiError, match="do not vary"):  # three atoms form no quadruplets
+            GemNetOC(**SETTINGS).fit_scales([batch([water])])
+
+    def test_isolated_atoms(self, potential, water):
+        atom = structure(Atoms("H"))
+        with pytest.raises(AtomcsiError, match="isolated"):
+            potential(batch([atom, atom]))
+        energy, forces = predict(potential, [atom, water])
+        assert np.isfinite(energy).all()
+        assert np.array_equal(forces[0], np.zeros(3))
+        assert_close(energy[1:], predict(potential, [water])[0])
+
+    def test_is_quiet(self, capfd, caplog):
+        handlers = list(logging.getLogger().handlers)
+        backbone = GemNetOC(**SETTINGS)
+        backbone(batch([structure(molecule("CH4")), structure(Atoms("H"))]))
+        assert capfd.readouterr() == ("", "")
+        assert not caplog.records
+        assert logging.getLogger().handlers == handlers
+
+
+class TestPotential:
+    def test_rotation(self, potential, ethanol, slab):
+        rotation = Rotation.random(rng=np.random.default_rng(0)).as_matrix()
+        energy, forces = predict(potential, [ethanol, slab])
+        for each in (ethanol, slab):
+            each.positions = each.positions @ rotation.T
+        slab.cell = slab.cell @ rotation.T
+        found = predict(potential, [ethanol, slab])
+        assert_close(found[0], energy)
+        assert_close(found[1], forces @ rotation.T)
+
+    def test_translation_also_by_lattice_vectors(self, potential, ethanol, slab):
+        energy, forces = predict(potential, [ethanol, slab])
+        for each in (ethanol, slab):
+            each.positions = each.positions + np.array([0.3, -1.2, 2.5])
+        slab.positions[::2] += slab.cell[0] - 2 * slab.cell[1]
+        found = predict(potential, [ethanol, slab])
+        assert_close(found[0], energy)
+        assert_close(found[1], forces)
+
+    def test_permutation(self, potential, slab):
+        order = np.random.default_rng(0).permutation(len(slab))
+        energy, forces = predict(potential, [slab])
+        slab.numbers, slab.positions, slab.tags = slab.numbers[order], slab.positions[order], slab.tags[order]
+        found = predict(potential, [slab])
+        assert_close(found[0], energy)
+        assert_close(found[1], forces[order])
+
+    def test_a_batch_of_molecules_and_slabs_equals_them_singly(self, potential, ethanol, water, slab):
+        layer = structure(
+            rattled(Atoms("Cu2", positions=[[0, 0, 0], [1.3, 1.3, 1.8]], cell=[2.6, 2.6, 1.0], pbc=[1, 1, 0]))
+        )
+        members = [ethanol, slab, layer, water]
+        energy, forces = predict(potential, members)
+        singly = [predict(potential, [member]) for member in members]
+        assert_close(energy, np.concatenate([single[0] for single in singly]))
+        assert_close(forces, np.concatenate([single[1] for single in singly]))
+
+    def test_state_dict_in_a_fresh_model_gives_the_same(self, potential, ethanol, water, slab):
+        torch.manual_seed(5)
+        fresh = Potential(GemNetOC(**SETTINGS)).eval()
+        fresh.backbone.fit_scales([batch([slab])])  # other scale factors than those to be loaded
+        fresh.load_state_dict(potential.state_dict())
+        for other in (fresh, copy.deepcopy(potential)):
+            for found, expected in zip(
+                predict(other, [ethanol, water]), predict(potential, [ethanol, water]), strict=True
+            ):
+                assert np.array_equal(found, expected)
+
+    def test_every_parameter_learns(self, potential, ethanol, slab):
+        found = potential(batch([ethanol, slab]))
+        (found.energy.sum() + found.forces.square().sum()).backward()
+        assert not [name for name, parameter in potential.named_parameters() if parameter.grad is None]
+
+    def test_heads(self, potential, water):
+        energy_only = Potential(potential.backbone, heads=("energy",))(batch([water]))
+        assert energy_only.energy.shape == (1,)
+        assert energy_only.forces is None
+        forces_only = Potential(potential.backbone, heads=("forces",))(batch([water]))
+        assert forces_only.energy is None
+        assert forces_only.forces.shape == (3, 3)
+        with pytest.raises(ConfigError, match="did you mean 'forces'"):
+            Potential(potential.backbone, heads=("force",))
+
+    def test_starts_near_zero(self, potential, ethanol):
+        energy, forces = predict(potential, [ethanol])
+        assert abs(energy).max() < len(ethanol)
+        assert abs(forces).max() < 3.0
+
+
+class TestBuildBackbone:
+    def test_config_files(self):
+        for name in ("gemnet-oc-tiny", "gemnet-oc-s"):
+            content = yaml.safe_load((BACKBONES / f"{name}.yaml").read_text())
+            assert set(content) == {"implementation", "settings"}
+            backbone = build_backbone(content)
+            if name == "gemnet-oc-s":
+                # Sizes: paper.md section 1. 54 scale factors: 11 in each of 4 blocks, 2 in each of 5 output blocks.
+                assert (backbone.node_dim, backbone.edge_dim, backbone.cutoff) == (5 * 256, 5 * 512, 12.0)
+                assert sum(isinstance(module, Scale) for module in backbone.modules()) == 54
+            else:
+                assert sum(parameter.numel() for parameter in backbone.parameters()) < 200_000
+
+    def test_unknown_setting(self):
+        with pytest.raises(ConfigError, match="unknown setting 'num_block' of gemnet-oc; did you mean 'num_blocks'"):
+            build_backbone({"implementation": "gemnet-oc", "settings": {"num_block": 3}})
+
+    def test_unknown_implementation(self):
+        with pytest.raises(ConfigError, match="gemnet-oc"):
+            build_backbone({"implementation": "gemnet-co", "settings": {}})
