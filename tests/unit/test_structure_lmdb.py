@@ -1,0 +1,135 @@
+import multiprocessing
+import operator
+import struct
+
+import lmdb
+import numpy as np
+import pytest
+
+from atomcsi.errors import InputError
+from atomcsi.structure import Structure
+from atomcsi.structure_lmdb import StructureLMDB, write_structures
+
+
+def slab(**changes) -> Structure:
+    values = {
+        "numbers": np.array([29, 29, 8, 1]),
+        "positions": np.arange(12.0).reshape(4, 3),
+        "source": "random7/frame3é",
+        "label": "Cu2",
+        "energy": -17617.379355234374,
+        "forces": -np.arange(12.0).reshape(4, 3),
+        "properties": {"gap": 1.25},
+        "cell": np.diag([5.0, 6.0, 20.0]),
+        "pbc": (True, True, False),
+        "tags": np.array([0, 1, 2, 2]),
+        "fixed": np.array([True, False, False, False]),
+    }
+    return Structure(**{**values, **changes})
+
+
+def bare() -> Structure:
+    return Structure(numbers=np.array([1]), positions=np.zeros((1, 3)), source="", label="H", properties={"gap": 0.0})
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "x.lmdb"
+    write_structures(path, [slab(), bare()], property_names=["gap"], provenance={"dataset": "x"})
+    store = StructureLMDB(path)
+    assert (len(store), store.natoms.tolist(), store.classes.tolist()) == (2, [4, 1], [0, 1])
+    for wrote, read in zip([slab(), bare()], store, strict=True):
+        np.testing.assert_array_equal(read.numbers, wrote.numbers)
+        np.testing.assert_array_equal(read.positions, wrote.positions)
+        for name in ("forces", "cell", "tags", "fixed"):
+            np.testing.assert_array_equal(getattr(read, name), getattr(wrote, name))
+        assert (read.source, read.label, read.pbc) == (wrote.source, wrote.label, wrote.pbc)
+        assert read.properties == wrote.properties
+        assert np.array_equal(read.energy, wrote.energy, equal_nan=True)  # all digits of a float64
+
+
+def test_record_is_readable_without_our_code(tmp_path):
+    """The layout that the module documents, decoded by struct and numpy alone."""
+    path = tmp_path / "x.lmdb"
+    write_structures(path, [slab()], property_names=["gap"], provenance={})
+    with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as environment, environment.begin() as txn:
+        record = txn.get((0).to_bytes(8, "big"))
+    natoms, flags, name_length, class_id, energy = struct.unpack_from("<IHHid", record)
+    assert (natoms, flags, class_id, energy) == (4, 0b1111011, 0, slab().energy)
+    start = 20 + 3 * natoms + name_length
+    start += -start % 4
+    np.testing.assert_array_equal(np.frombuffer(record, "<f4", 12, start).reshape(4, 3), slab().positions)
+
+
+def test_linear_reference_and_spread(tmp_path):
+    """Energies that are linear in the composition are explained exactly; what is added is the spread."""
+    generator = np.random.default_rng(0)
+    noise = generator.normal(size=200)
+    noise -= noise.mean()
+    structures = []
+    for i in range(200):
+        numbers = np.sort(generator.choice([1, 6, 8], generator.integers(2, 9)))
+        energy = (numbers == 1).sum() * -13.6 + (numbers == 6).sum() * -1036.0 + (numbers == 8).sum() * -2041.0
+        positions = generator.normal(size=(len(numbers), 3))
+        structures.append(slab(numbers=numbers, positions=positions, forces=2 * np.ones_like(positions),
+                               energy=energy + 0.1 * noise[i], tags=None, fixed=None))  # fmt: skip
+    metadata = write_structures(tmp_path / "x.lmdb", structures, property_names=["gap"], provenance={})
+    reference = {int(z): e for z, e in metadata["linear_reference"].items()}
+    assert reference == pytest.approx({1: -13.6, 6: -1036.0, 8: -2041.0}, abs=0.05)
+    assert metadata["energy_std"] == pytest.approx(0.1 * noise.std(), rel=0.05)
+    assert metadata["force_rms"] == pytest.approx(2.0)
+
+
+def test_one_composition_keeps_its_spread(tmp_path):
+    """All frames of one molecule at -17 617 eV: the reference is their mean, and 0.1 eV of spread survives."""
+    noise = np.random.default_rng(0).normal(size=100) * 0.1
+    structures = [slab(energy=-17617.0 + e) for e in noise]
+    metadata = write_structures(tmp_path / "x.lmdb", structures, property_names=["gap"], provenance={})
+    assert metadata["energy_std"] == pytest.approx(noise.std(), rel=1e-4)
+
+
+def test_same_structures_same_fingerprint(tmp_path, toy_structures):
+    first, again, other = (
+        write_structures(tmp_path / f"{name}.lmdb", toy_structures(5, seed), provenance={})["fingerprint"]
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first == again != other
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_an_open_file_can_be_handed_to_workers(toy_lmdb, method):
+    store = toy_lmdb(4)
+    assert store[0].source == "toy/0"
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        read = pool.starmap(operator.getitem, [(store, i) for i in range(4)])
+    assert [structure.source for structure in read] == [f"toy/{i}" for i in range(4)]
+
+
+def test_two_views_of_one_file(toy_lmdb, tmp_path):
+    assert toy_lmdb(3)[1].source == StructureLMDB(tmp_path / "toy.lmdb")[1].source
+
+
+def test_an_error_leaves_nothing(tmp_path, toy_structures):
+    def broken():
+        yield from toy_structures(3)
+        raise InputError("raw.h5", "is cut off")
+
+    with pytest.raises(InputError, match="cut off"):
+        write_structures(tmp_path / "x.lmdb", broken(), provenance={})
+    with pytest.raises(InputError, match="would hold no structures"):
+        write_structures(tmp_path / "x.lmdb", [], provenance={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_not_ours(tmp_path):
+    with pytest.raises(InputError, match="is missing"):
+        StructureLMDB(tmp_path / "none.lmdb")
+    (tmp_path / "text.lmdb").write_text("no database")
+    with pytest.raises(InputError, match="no readable LMDB"):
+        StructureLMDB(tmp_path / "text.lmdb")
+    with (
+        lmdb.open(str(tmp_path / "other.lmdb"), subdir=False, lock=False) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        transaction.put(b"length", b"3")
+    with pytest.raises(InputError, match="holds no 'atomcsi"):
+        StructureLMDB(tmp_path / "other.lmdb")
