@@ -111,7 +111,7 @@ def _info(options: argparse.Namespace) -> None:
 
 def _pretrain(options: argparse.Namespace) -> None:
     set_threads(options.threads)
-    from atomcsi.config import BackboneSpec, TrainSettings
+    from atomcsi.config import BackboneSpec, TrainSettings, parse_entry
     from atomcsi.structure_lmdb import StructureLMDB
     from atomcsi.training.train import pretrain
 
@@ -119,8 +119,8 @@ def _pretrain(options: argparse.Namespace) -> None:
         StructureLMDB(options.train),
         StructureLMDB(options.val),
         options.out,
-        backbone=BackboneSpec.model_validate(options.backbone),
-        settings=TrainSettings.model_validate(options.settings),
+        backbone=parse_entry(BackboneSpec, options.backbone, "--backbone"),
+        settings=parse_entry(TrainSettings, options.settings, "--settings"),
         seed=options.seed,
         device=options.device,
     )
@@ -128,17 +128,21 @@ def _pretrain(options: argparse.Namespace) -> None:
 
 def _finetune(options: argparse.Namespace) -> None:
     set_threads(options.threads)
-    from atomcsi.config import BackboneSpec, Task
+    from atomcsi.config import BackboneSpec, Task, parse_entry
     from atomcsi.structure_lmdb import StructureLMDB
     from atomcsi.training.train import finetune
 
     finetune(
         {split: StructureLMDB(getattr(options, split)) for split in ("train", "val", "test")},
         options.out,
-        task=Task.model_validate(options.task),
+        task=parse_entry(Task, options.task, "--task"),
         task_name=options.name,
         init=options.init,
-        backbone=BackboneSpec.model_validate(options.backbone),
+        backbone=parse_entry(BackboneSpec, options.backbone, "--backbone"),
         seed=options.seed,
         device=options.device,
     )
+
+
+if __name__ == "__main__":
+    main()

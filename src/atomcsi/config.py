@@ -176,7 +176,7 @@ class TrainSettings(Entry):
 class Task(Entry):
     """A finetuning target on a downstream dataset, and the schedule that it is finetuned with."""
 
-    title: str
+    title: str = ""
     dataset: Id
     target: str
     unit: Literal["eV/angstrom", "meV/angstrom", "eV", "meV"]
@@ -274,6 +274,31 @@ class Project:
         """Every dataset that the run needs, upstream first."""
         return [*self.run.upstream, *self.downstream]
 
+    def entries(self) -> dict[str, Any]:
+        """Returns the run config and the entries it uses as plain data; :meth:`from_entries` takes them back."""
+        used = {
+            "datasets": self.used_datasets,
+            "tasks": self.run.tasks,
+            "extractors": [self.run.embedding.extractor],
+            "backbones": [self.run.backbone],
+        }
+        return {"run": self.run.model_dump(mode="json")} | {
+            kind: {name: getattr(self, kind)[name].model_dump(mode="json") for name in names}
+            for kind, names in used.items()
+        }
+
+    @classmethod
+    def from_entries(cls, entries: Mapping[str, Any]) -> Project:
+        """Returns a project of the entries that :meth:`entries` gave."""
+        models = {"datasets": Dataset, "tasks": Task, "extractors": ExtractorSpec, "backbones": BackboneSpec}
+        return cls(
+            run=RunConfig.model_validate(entries["run"]),
+            **{
+                kind: {name: model.model_validate(entry) for name, entry in entries[kind].items()}
+                for kind, model in models.items()
+            },
+        )
+
 
 def load_project(
     config: Mapping[str, Any] | None = None,
@@ -306,6 +331,15 @@ def load_project(
     project = Project(run, datasets, tasks, extractors, backbones)
     _check_references(project, run_source, catalogue, Path(root))
     return project
+
+
+def parse_entry(model: type[T], content: Any, origin: str) -> T:
+    """Validates one entry that comes from elsewhere than the catalogue.
+
+    Raises:
+        ConfigError: It is wrong; names ``origin`` and the field.
+    """
+    return _Source(Path(origin), content).parse(model, content)
 
 
 def _check_references(project: Project, run_source: _Source, catalogue: Path, root: Path) -> None:

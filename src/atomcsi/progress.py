@@ -25,9 +25,7 @@ class Progress:
         every: Seconds between lines.
     """
 
-    def __init__(
-        self, step: str, *, total: int | None = None, unit: str, done: int = 0, every: float = 5.0
-    ) -> None:
+    def __init__(self, step: str, *, total: int | None = None, unit: str, done: int = 0, every: float = 5.0) -> None:
         self.step, self.total, self.unit, self.done, self.every = step, total, unit, done, every
         self._start = self._last = time.monotonic()
         self._resumed_at = done

@@ -17,7 +17,6 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from atomcsi.config import METRIC_UNITS, BackboneSpec, Task, TrainSettings
 from atomcsi.errors import InputError
 from atomcsi.files import remove, resume_folder, versions, write_json
-from atomcsi.models.batch import AtomBatch
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.progress import Progress
 from atomcsi.structure_lmdb import StructureLMDB

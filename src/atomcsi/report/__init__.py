@@ -1,0 +1,1 @@
+"""What a run found, judged, drawn and written down for people."""

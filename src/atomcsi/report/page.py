@@ -1,0 +1,193 @@
+"""The report: one HTML page that holds everything and loads nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+from markupsafe import Markup
+
+from atomcsi.config import Project
+from atomcsi.files import atomic_path
+from atomcsi.report.outcome import (
+    ALL_TASKS,
+    CLOSE_CALL,
+    Outcome,
+    Tables,
+    correlations,
+    csi_against_mae,
+    judge,
+    least_p,
+    number,
+    overall,
+    percent,
+    signed,
+    summarise,
+    unit_name,
+    verdict,
+)
+
+_TEMPLATE = "report.html.jinja"
+
+
+def write_report(
+    path: Path,
+    *,
+    project: Project,
+    tables: Tables,
+    figures: Mapping[str, Path],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Writes the report of a run.
+
+    Args:
+        path: The HTML file.
+        project: The run's config and catalogue.
+        tables: The run's tables.
+        figures: SVG files by the names of :data:`atomcsi.report.figures.FIGURES`; one that is missing is left out.
+        provenance: What else the numbers come from, such as ``versions`` and ``seeds``; nested as you like.
+    """
+    run = project.run
+    outcomes = [
+        judge(tables, name, dataset=project.tasks[name].dataset, unit=project.tasks[name].unit) for name in run.tasks
+    ]
+    rankings = {selection["downstream"]: selection["ranking"] for selection in tables.selections}
+    paired = csi_against_mae(tables)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "signed": signed, "unit": unit_name}
+    environment.filters["duration"] = duration
+    page = environment.get_template(_TEMPLATE).render(
+        run=run,
+        project=project,
+        extractor=project.extractors[run.embedding.extractor],
+        answers=[
+            {
+                "outcome": outcome,
+                "title": project.tasks[outcome.task].title,
+                "ranking": rankings[outcome.dataset],
+                "close": outcome.margin is not None and outcome.margin < CLOSE_CALL,
+                "badge": badge(outcome),
+                "verdict": verdict(outcome),
+            }
+            for outcome in outcomes
+        ],
+        summary=overall(outcomes),
+        seeds=len(run.seeds),
+        close_call=CLOSE_CALL,
+        all_tasks=ALL_TASKS,
+        chance=math.comb(2 * len(run.seeds), len(run.seeds)) // 2,
+        results=_records(
+            summarise(tables.finetuning).merge(
+                paired[["task", "upstream", "csi"]],
+                left_on=["task", "init"],
+                right_on=["task", "upstream"],
+                how="left",
+            )
+        ),
+        correlations=_records(correlations(paired)),
+        least_p=least_p(len(run.upstream)),
+        costs=costs(tables, {outcome.selected for outcome in outcomes}),
+        figures={name: inline_svg(file, name) for name, file in figures.items()},
+        datasets={name: project.datasets[name] for name in project.used_datasets},
+        provenance={
+            key: yaml.safe_dump(value, sort_keys=False) if isinstance(value, Mapping | list) else value
+            for key, value in provenance.items()
+        },
+        config=_config(project),
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def badge(outcome: Outcome) -> tuple[str, str]:
+    """Returns a task's verdict as a class of the page (good, even, bad, none) and in a few words."""
+    if not outcome.judged:
+        return "none", "not judged"
+    if outcome.clear and not outcome.won:
+        return "bad", f"✗ not the best: {outcome.rival.init} is"
+    words = f"best of {len(outcome.upstreams)}" if outcome.won else "not the best"
+    if outcome.clear:
+        return "good", f"✓ {words}, beyond the noise"
+    return "even", f"≈ {words}, {'one seed only' if outcome.clear is None else 'within the noise'}"
+
+
+def costs(tables: Tables, chosen: set[str]) -> dict[str, Any]:
+    """Sums up what the trainings took.
+
+    Args:
+        tables: The run's tables.
+        chosen: The upstreams that were selected for some task.
+
+    Returns:
+        Rows of pretraining (per upstream) and finetuning (per task), seconds of either, and ``chosen``: the seconds
+        of the selected upstreams' pretraining, all that is needed if CSI is believed; None if one was not run.
+    """
+    pretraining = tables.pretraining.groupby("init", sort=False).agg(
+        runs=("seed", "size"),
+        structures=("structures", "max"),
+        budget=("budget", "max"),
+        seconds=("seconds", "mean"),
+        total=("seconds", "sum"),
+    )
+    finetuning = tables.finetuning.groupby("task", sort=False).agg(
+        runs=("seed", "size"), budget=("budget", "max"), seconds=("seconds", "mean"), total=("seconds", "sum")
+    )
+    return {
+        "pretraining": _records(pretraining.reset_index()),
+        "finetuning": _records(finetuning.reset_index()),
+        "pretraining_seconds": float(pretraining["total"].sum()),
+        "finetuning_seconds": float(finetuning["total"].sum()),
+        "chosen": float(pretraining.loc[sorted(chosen), "total"].sum()) if chosen <= set(pretraining.index) else None,
+    }
+
+
+def inline_svg(path: Path, name: str) -> Markup:
+    """Returns one of our own SVG files as an element of a page that holds several.
+
+    Its ids and styles get the figure's name, for an id counts in the whole page; its size is left to the page.
+    """
+    svg = Path(path).read_text(encoding="utf-8")
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = svg.replace("*{", f"#figure-{name} *{{", 1)
+    head, body = svg.split(">", 1)
+    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+    return Markup(f'{head} role="img" aria-labelledby="caption-{name}">{body}')
+
+
+def duration(seconds: float | None) -> str:
+    """Writes a time in the unit that suits it."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{number(seconds / size)} {unit}"
+    return f"{number(seconds)} s"
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return table.to_dict("records")
+
+
+def _config(project: Project) -> str:
+    """The run config and the catalogue entries that it uses, as YAML."""
+    run = project.run
+    used = {
+        "run": run.model_dump(mode="json"),
+        "tasks": {name: project.tasks[name].model_dump(mode="json") for name in run.tasks},
+        "extractor": project.extractors[run.embedding.extractor].model_dump(mode="json"),
+        "backbone": project.backbones[run.backbone].model_dump(mode="json"),
+    }
+    return yaml.safe_dump(used, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,200 @@
+"""The pipeline as a user runs it, on a small config, in a folder of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TASKS = ("rmd17-mini-forces", "qm9-mini-u0")
+
+
+class Run:
+    """A folder with a copy of the small config, and Snakemake in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        config = folder / "config"
+        shutil.copytree(ROOT / "tests" / "data" / "config", config)
+        for name in ("datasets.yaml", "extractors.yaml"):
+            shutil.copy(ROOT / "config" / name, config / name)
+        # Some hundred structures less to evaluate on.
+        self.edit("datasets.yaml", "train: 400, val: 100, test: rest", "train: rest, val: 20, test: 20")
+        self.edit("datasets.yaml", "train: rest, val: 100, test: 150", "train: rest, val: 20, test: 20")
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.folder / "config" / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    def command(self, *arguments: str) -> list[str]:
+        command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", self.folder]
+        command += ["--workflow-profile", "none", "--profile", ROOT / "profiles" / "local", "--cores", "2"]
+        return [*map(str, command), "--configfile", str(self.folder / "config" / "small.yaml"), *arguments]
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=600)
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Rules that a dry run would execute, with their number of jobs."""
+        found = self("--dry-run", "--quiet", "rules", *arguments)
+        assert found.returncode == 0, found.stderr
+        lines = found.stdout.splitlines()
+        table = lines[lines.index(next(line for line in lines if line.startswith("job "))) + 2 :]
+        rows = [line.split() for line in table[: table.index(next(line for line in table if "total" in line))]]
+        return {name: int(count) for name, count in rows}
+
+    def results(self) -> dict[str, object]:
+        """Every number of the run but times, by file."""
+        found = {}
+        for path in sorted((self.folder / "results").rglob("*.json")):
+            content = json.loads(path.read_text())
+            for record in (content, *content.get("history", [])):
+                record.pop("seconds", None)
+            found[str(path.relative_to(self.folder))] = content
+        return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run = Run(tmp_path_factory.mktemp("finished"))
+    found = run("all")
+    assert found.returncode == 0, found.stderr[-5000:]
+    run.output = found.stdout + found.stderr
+    return run
+
+
+def test_everything_is_made(finished):
+    results = finished.folder / "results"
+    matrix = pd.read_csv(results / "csi_matrix.csv")
+    assert set(zip(matrix["upstream"], matrix["downstream"], strict=True)) == {
+        (upstream, downstream) for upstream in ("ani1x-mini", "oc22-mini") for downstream in ("rmd17-mini", "qm9-mini")
+    }
+    # Molecules are nearer to molecules than to oxide slabs, even by composition alone.
+    for downstream in ("rmd17-mini", "qm9-mini"):
+        assert json.loads((results / "selection" / f"{downstream}.json").read_text())["selected"] == "ani1x-mini"
+    finetuning = pd.read_csv(results / "finetuning.csv")
+    assert sorted(zip(finetuning["task"], finetuning["init"], strict=True)) == [
+        (task, init) for task in sorted(TASKS) for init in ("ani1x-mini", "scratch")
+    ]
+    assert (finetuning["mae"] > 0).all() and (finetuning["structures"] == 20).all()
+    page = (results / "report.html").read_text()
+    assert all(task in page for task in TASKS) and "stand-in" in page
+    assert {path.suffix for path in (results / "figures").iterdir()} == {".svg", ".csv"}
+
+
+def test_progress_says_stage_how_far_and_time_left(finished):
+    assert "pretrain ani1x-mini seed 0: done, 96 structures in" in finished.output
+    assert "embed rmd17-mini: done, 60 structures in" in finished.output
+    log = finished.folder / "results" / "logs" / "pretrain" / "gemnet-oc-test" / "ani1x-mini" / "seed0.log"
+    assert "pretrain ani1x-mini seed 0: done" in log.read_text()
+
+
+def test_nothing_reruns(finished):
+    assert "Nothing to be done" in finished("all").stderr
+
+
+def test_one_table_needs_no_training(finished):
+    planned = finished.planned("--forceall", "results/csi_matrix.csv")
+    assert planned == {"fetch": 4, "convert": 4, "embed": 4, "csi": 4, "csi_matrix": 1}
+
+
+def test_a_changed_seed_reruns_trainings_only(finished):
+    planned = finished.planned("all", "--config", "seeds=[1]")
+    assert {rule for rule in planned if planned[rule]} == {
+        "pretrain", "finetune", "pretraining_table", "finetuning_table", "figure", "html_report", "all",
+    }  # fmt: skip
+    assert (planned["pretrain"], planned["finetune"]) == (1, 4)
+
+
+def test_a_changed_entry_reruns_what_depends_on_it(finished):
+    """Another split of one downstream dataset: its conversion, embedding, two distances and its finetunings."""
+    config = finished.folder / "config" / "datasets.yaml"
+    before = config.read_text()
+    try:
+        head, tail = before.split("\nqm9-mini:")
+        config.write_text(head + "\nqm9-mini:" + tail.replace("seed: 42", "seed: 43"))
+        planned = finished.planned("all")
+    finally:
+        config.write_text(before)
+    assert "fetch" not in planned and "pretrain" not in planned
+    assert (planned["convert"], planned["embed"], planned["csi"], planned["finetune"]) == (3, 1, 2, 2)
+
+
+def test_a_title_reruns_the_report_only(finished):
+    planned = finished.planned("all", "--config", "title=another")
+    assert planned == {"html_report": 1, "all": 1}
+
+
+def test_an_upstream_that_only_csi_asks_for_is_trained(finished):
+    planned = finished.planned("results/finetuning.csv", "--config", "inits=[csi,scratch]")
+    assert planned == {"finetuning_table": 1}  # all its inputs are there: the choice is ani1x-mini
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("small.yaml", "seeds:", "sedes:", "sedes: unknown key; did you mean 'seeds'?"),
+        ("datasets.yaml", "energy: hartree", "energy: hartre", "did you mean 'hartree'?"),
+        ("datasets.yaml", "path: resources/demo/ani1x", "path: resources/demo/ani2x", "no such file: resources/demo"),
+    ],
+)  # fmt: skip
+def test_a_config_mistake_stops_before_any_job(tmp_path, file, old, new, message):
+    run = Run(tmp_path)
+    run.edit(file, old, new)
+    found = run("all")
+    assert found.returncode != 0
+    assert message in found.stdout + found.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_wrong_hash_stops_the_job(tmp_path):
+    run = Run(tmp_path)
+    text = (tmp_path / "config" / "datasets.yaml").read_text()
+    head, digest = text.split("hash: sha256:", 1)
+    (tmp_path / "config" / "datasets.yaml").write_text(f"{head}hash: sha256:{'0' * 64}{digest[64:]}")
+    found = run("resources/raw/ani1x-mini/manifest.json")
+    assert found.returncode != 0
+    assert "has the sha256" in found.stderr and "correct the hash in datasets.yaml" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert not (tmp_path / "resources" / "raw" / "ani1x-mini" / "ani1x-mini.h5").exists()
+
+
+def wait_and_kill(run: Run, target: str, sign: str) -> None:
+    """Starts the run and kills all its processes with SIGKILL as soon as a file matches ``sign``."""
+    process = subprocess.Popen(
+        run.command(target), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not list(run.folder.glob(sign)):
+        assert process.poll() is None and time.monotonic() < deadline, f"ended before {sign} appeared"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    ("target", "sign", "resumed"),
+    [
+        ("results/csi_matrix.csv", "results/embeddings/*/*.parts/000001.h5", "embed "),
+        ("results/pretraining.csv", "results/pretrain/**/checkpoints/last.ckpt", "pretrain ani1x-mini seed 0"),
+        ("results/finetuning.csv", "results/finetune/**/checkpoints/last.ckpt", "finetune "),
+    ],
+    ids=["embed", "pretrain", "finetune"],
+)
+def test_kill_9_and_resume(finished, tmp_path, target, sign, resumed):
+    run = Run(tmp_path)
+    wait_and_kill(run, target, sign)
+    assert run("--unlock").returncode == 0
+    found = run("all")
+    assert found.returncode == 0, found.stderr[-5000:]
+    assert any(resumed in line and "resumes at" in line for line in found.stderr.splitlines())
+    assert run.results() == finished.results()

@@ -1,0 +1,52 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from atomcsi.cli import main
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "atomcsi.cli", *map(str, arguments)], capture_output=True, text=True, **options
+    )
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("check", "csi", "info", "pretrain", "finetune"))
+
+
+def test_check(repository, monkeypatch, capsys):
+    monkeypatch.chdir(repository)
+    main(["check", "config/demo.yaml"])
+    assert "good; 4 upstream datasets" in capsys.readouterr().out
+
+
+def test_a_mistake_is_one_line_and_exit_code_1(tmp_path):
+    found = run("check", tmp_path / "none.yaml")
+    assert found.returncode == 1
+    assert found.stdout == "" and found.stderr.count("\n") == 1 and "no such file" in found.stderr
+
+
+def test_bad_json_on_the_command_line(toy_lmdb, tmp_path):
+    store = toy_lmdb(4)
+    training = ["--train", store.path, "--val", store.path, "--out", tmp_path / "out", "--seed", "0"]
+    found = run("pretrain", *training, "--backbone", "{}", "--settings", "{}", "--log", tmp_path / "log")
+    assert found.returncode == 1
+    assert "--backbone: implementation: Field required" in (tmp_path / "log").read_text()
+    found = run("pretrain", *training, "--backbone", "{", "--settings", "{}")
+    assert found.returncode == 2 and "argument --backbone: invalid" in found.stderr
+
+
+def test_info(toy_lmdb, tmp_path, capsys):
+    main(["info", str(toy_lmdb(4).path)])
+    assert json.loads(capsys.readouterr().out)["structures"] == 4
+    (tmp_path / "x.txt").touch()
+    with pytest.raises(SystemExit) as stop:
+        main(["info", str(tmp_path / "x.txt")])
+    assert stop.value.code == 1

@@ -1,0 +1,104 @@
+# ruff: noqa: E501 - a table of mistakes reads best with one row each
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from atomcsi.config import Project, TrainSettings, load_project
+from atomcsi.errors import ConfigError
+
+
+@pytest.fixture
+def catalogue(tmp_path, repository):
+    """A copy of the repository's config that a test may spoil; packaged files stay where they are."""
+    shutil.copytree(repository / "config", tmp_path / "config")
+
+    def spoil(file: str, old: str, new: str) -> Path:
+        path = tmp_path / "config" / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        return tmp_path / "config" / "demo.yaml"
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("demo.yaml", "pretrain:", "pretrian:", r"demo.yaml:\d+: pretrian: unknown key; did you mean 'pretrain'\?"),
+        ("demo.yaml", "  batch_size", "  batch_sise", r"pretrain.batch_sise: unknown key; did you mean 'batch_size'"),
+        ("demo.yaml", "[ani1x-mini,", "[ani1-mini,", r"upstream.0: unknown dataset 'ani1-mini'; did you mean 'ani1x-mini'"),
+        ("demo.yaml", "[ani1x-mini,", "[qm9-mini,", r"upstream.0: dataset 'qm9-mini' has the role 'downstream'"),
+        ("demo.yaml", "[rmd17-mini-forces,", "[rmd17-forces,", r"tasks.0: unknown task .* did you mean 'rmd17-mini-forces'"),
+        ("demo.yaml", "sevennet-0", "sevenet-0", r"extractor: unknown extractor 'sevenet-0'; did you mean 'sevennet-0'"),
+        ("demo.yaml", "distance: frechet", "distance: freched", r"distance: .* did you mean 'frechet'"),
+        ("demo.yaml", "gemnet-oc-tiny", "gemnet-tiny", r"backbone: unknown backbone .* did you mean 'gemnet-oc-tiny'"),
+        ("demo.yaml", "scratch]", "scratch, csi]", r"inits: names something twice"),
+        ("demo.yaml", "epochs: 12", "epochs: many", r"pretrain.epochs: .*valid integer.*not 'many'"),
+        ("demo.yaml", "epochs: 12", "epochs: 0", r"pretrain.epochs: .*greater than 0"),
+        ("demo.yaml", "method: balanced", "method: balance", r"method: .*did you mean 'balanced'"),
+        ("demo.yaml", "distance: frechet", "distance: [frechet", r"demo.yaml: is no valid YAML"),
+        ("datasets.yaml", "energy: hartree", "energy: hartee", r"datasets.yaml:\d+: .*units.energy: .*did you mean 'hartree'"),
+        ("datasets.yaml", "units:", "unit:", r"ani1x-mini.unit: unknown key; did you mean 'units'"),
+        ("datasets.yaml", "format: ani1x", "format: ani2x", r"reader: unknown format 'ani2x'; did you mean 'ani1x'"),
+        ("datasets.yaml", "format: ani1x, file", "format: ani1x, fil", r"reader: ani1x: .*unexpected keyword argument 'fil'"),
+        ("datasets.yaml", "path: resources/demo/ani1x", "path: resources/demo/ani9x", r"files.0.path: no such file: resources"),
+        ("datasets.yaml", "hash: sha256:", "hash: sha1:", r"files.0.hash: "),
+        ("datasets.yaml", "    - name: ani1x-mini.h5\n", "    - name: ../x.h5\n", r"files.0.name: "),
+        ("datasets.yaml", "\nani1x-mini:", "\nANI1x_mini:", r"an id has lower-case letters"),
+        ("tasks.yaml", "target: U0", "target: U1", r"qm9-mini-u0.target: unknown target 'U1'"),
+        ("tasks.yaml", "unit: meV\n", "unit: meV/angstrom\n", r"unit: 'meV/angstrom' is no unit of U0"),
+        ("extractors.yaml", "implementation: sevennet", "implementation: sevenet", r"did you mean 'sevennet'"),
+        ("backbones/gemnet-oc-tiny.yaml", "implementation: gemnet-oc", "implementation: gemnet", r"did you mean 'gemnet-oc'"),
+    ],
+)  # fmt: skip
+def test_mistakes_name_file_field_and_mend(catalogue, repository, file, old, new, message):
+    path = catalogue(file, old, new)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_project(path=path, root=repository)
+    assert "\n" not in str(caught.value)
+
+
+def test_lines_are_those_of_the_mistake(catalogue, repository):
+    path = catalogue("demo.yaml", "  batch_size: 8", "  batch_size: eight")
+    line = path.read_text().splitlines().index("  batch_size: eight") + 1
+    with pytest.raises(ConfigError, match=f"demo.yaml:{line}: pretrain.batch_size"):
+        load_project(path=path, root=repository)
+
+
+def test_missing_checkpoint(catalogue, repository):
+    path = catalogue("demo.yaml", "extractor: sevennet-0", "extractor: equiformer-v2")
+    with pytest.raises(ConfigError, match=r"extractors.yaml:\d+: equiformer-v2.options.checkpoint: no such file"):
+        load_project(path=path, root=repository)
+
+
+def test_missing_config(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        load_project(path=tmp_path / "demo.yaml")
+
+
+def test_yaml_tags_are_refused(catalogue, repository):
+    path = catalogue("demo.yaml", "distance: frechet", "distance: !!python/object/apply:os.system ['true']")
+    with pytest.raises(ConfigError, match="is no valid YAML"):
+        load_project(path=path, root=repository)
+
+
+def test_overrides_win_over_the_file(repository):
+    path = repository / "config" / "demo.yaml"
+    config = yaml.safe_load(path.read_text()) | {"seeds": [7]}
+    assert load_project(config, path=path, root=repository).run.seeds == [7]
+
+
+def test_entries_round_trip(repository):
+    project = load_project(path=repository / "config" / "demo.yaml", root=repository)
+    again = Project.from_entries(project.entries())
+    assert again.run == project.run
+    assert again.datasets == {name: project.datasets[name] for name in project.used_datasets}
+
+
+def test_budget_is_epochs_times_structures():
+    """The paper's main runs: 5 epochs of 2M structures are C = 10M (section 1)."""
+    settings = TrainSettings(structures=2_000_000, epochs=5, batch_size=20, learning_rate=1e-4)
+    assert settings.budget == 10_000_000

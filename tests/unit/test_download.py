@@ -1,0 +1,110 @@
+import hashlib
+import io
+import tarfile
+import threading
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from atomcsi.config import SourceFile
+from atomcsi.download import fetch_file, fetch_files, unpack
+from atomcsi.errors import AtomcsiError, InputError
+
+CONTENT = b"structures" * 1000
+HASH = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves the folder ``public`` on this machine and counts what is asked for."""
+    public = tmp_path / "public"
+    public.mkdir()
+    (public / "data.bin").write_bytes(CONTENT)
+    requests = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments) -> None:
+            requests.append(self.path)
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(public)))
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}", requests
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_from_a_url_once(server, tmp_path):
+    url, requests = server
+    file = SourceFile(name="data.bin", url=f"{url}/data.bin", hash=HASH)
+    for _ in range(2):
+        assert fetch_file(file, tmp_path / "raw", tmp_path).read_bytes() == CONTENT
+    assert len(requests) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "md5"])
+def test_a_wrong_hash_leaves_nothing(server, tmp_path, algorithm):
+    url, _ = server
+    wrong = f"{algorithm}:" + "0" * (64 if algorithm == "sha256" else 32)
+    with pytest.raises(InputError, match=f"has the {algorithm} [0-9a-f]+ instead of 0000"):
+        fetch_file(SourceFile(name="data.bin", url=f"{url}/data.bin", hash=wrong), tmp_path / "raw", tmp_path)
+    assert list((tmp_path / "raw").iterdir()) == []
+
+
+def test_a_missing_page(server, tmp_path):
+    with pytest.raises(AtomcsiError, match=r"none\.bin: the download failed: 404"):
+        fetch_file(SourceFile(name="data.bin", url=f"{server[0]}/none.bin", hash=HASH), tmp_path / "raw", tmp_path)
+
+
+def test_from_the_package_with_a_manifest(tmp_path):
+    (tmp_path / "data.bin").write_bytes(CONTENT)
+    file = SourceFile(name="copy.bin", path="data.bin", hash=HASH)
+    fetch_files([file], "toy", tmp_path / "raw", tmp_path, tmp_path / "raw" / "manifest.json")
+    assert (tmp_path / "raw" / "copy.bin").read_bytes() == CONTENT
+    assert HASH in (tmp_path / "raw" / "manifest.json").read_text()
+
+
+def test_a_damaged_copy_is_replaced(tmp_path):
+    (tmp_path / "data.bin").write_bytes(CONTENT)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "data.bin").write_bytes(CONTENT[:-1])
+    fetch_file(SourceFile(name="data.bin", path="data.bin", hash=HASH), tmp_path / "raw", tmp_path)
+    assert (tmp_path / "raw" / "data.bin").read_bytes() == CONTENT
+
+
+def tar_of(members: dict[str, bytes], *, link: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        if link:
+            info = tarfile.TarInfo("link")
+            info.type, info.linkname = tarfile.SYMTYPE, link
+            archive.addfile(info)
+    return buffer.getvalue()
+
+
+def test_nested_archives(tmp_path):
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.writestr("inner.tar", tar_of({"deep/file.txt": b"here"}))
+    unpack(tmp_path / "outer.zip", tmp_path / "raw")
+    assert (tmp_path / "raw" / "deep" / "file.txt").read_bytes() == b"here"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [tar_of({"../outside.txt": b"x"}), tar_of({"/tmp/outside.txt": b"x"}), tar_of({}, link="/etc/passwd"), b"no tar"],
+    ids=["parent", "absolute", "link", "damaged"],
+)
+def test_bad_archives(tmp_path, content):
+    (tmp_path / "x.tar").write_bytes(content)
+    try:
+        unpack(tmp_path / "x.tar", tmp_path / "raw")
+    except InputError as error:
+        assert "cannot be unpacked" in str(error)
+    # An absolute name is made relative rather than refused: what counts is that nothing lands outside.
+    assert {path.name for path in tmp_path.iterdir()} <= {"x.tar", "raw"}
+    assert not (tmp_path / "raw" / "link").exists()

@@ -1,0 +1,144 @@
+import functools
+import operator
+
+import h5py
+import numpy as np
+import pytest
+
+from atomcsi.config import Embedding, Sampling
+from atomcsi.embeddings import batches_by_atoms, embed, read_moments
+from atomcsi.errors import InputError
+from atomcsi.extractors.base import Extractor
+from atomcsi.extractors.composition import CompositionExtractor
+
+SAMPLING = Sampling(method="balanced", structures=30)
+
+
+class Counting(Extractor):
+    """Features with a known value that count their calls and can be told to stop."""
+
+    version = 1
+    dim = 2
+    elements = frozenset(range(1, 119))
+
+    def __init__(self, stop_after: int | None = None):
+        super().__init__()
+        self.seen, self.stop_after = 0, stop_after
+
+    def features(self, structures):
+        self.seen += len(structures)
+        if self.stop_after is not None and self.seen > self.stop_after:
+            raise KeyboardInterrupt
+        return [np.stack([s.numbers, s.positions[:, 0]], axis=1).astype("f4") for s in structures]
+
+
+def run(store, path, extractor, chunk=7, sampling=SAMPLING, **embedding):
+    embedding = Embedding(extractor="counting", upstream=sampling, downstream=sampling, chunk=chunk, **embedding)
+    embed(store, path, extractor=extractor, name="counting", embedding=embedding, sampling=sampling, max_atoms=20)
+
+
+def contents(path):
+    with h5py.File(path) as file:
+        return {name: file[name][()] for name in ("features", "ptr", "index", "multiplicity", "numbers")}
+
+
+def test_features_and_moments(toy_lmdb, tmp_path):
+    store = toy_lmdb(40)
+    run(store, tmp_path / "x.h5", Counting())
+    found = contents(tmp_path / "x.h5")
+    rows = []
+    for position, index in enumerate(found["index"]):
+        structure = store[int(index)]
+        start, stop = found["ptr"][position : position + 2]
+        expected = np.stack([structure.numbers, structure.positions[:, 0]], axis=1)
+        np.testing.assert_allclose(found["features"][start:stop], expected, rtol=1e-6)
+        rows += [expected] * found["multiplicity"][position]
+    rows = np.concatenate(rows)
+    moments, provenance = read_moments(tmp_path / "x.h5")
+    assert moments.count == len(rows) == provenance["atoms"]
+    np.testing.assert_allclose(moments.mean, rows.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(moments.covariance, np.cov(rows, rowvar=False), rtol=1e-6)
+
+
+def test_a_repeated_structure_is_embedded_once_and_counted_often(toy_lmdb, tmp_path):
+    """Eight structures, asked for thirty times: each class of two is drawn evenly."""
+    extractor = Counting()
+    run(toy_lmdb(8), tmp_path / "x.h5", extractor)
+    assert extractor.seen == 8
+    assert contents(tmp_path / "x.h5")["multiplicity"].sum() == 30
+
+
+@pytest.mark.parametrize("stop_after", [0, 9, 25])
+def test_an_interrupted_embedding_goes_on(toy_lmdb, tmp_path, stop_after):
+    store = toy_lmdb(40)
+    run(store, tmp_path / "whole.h5", Counting())
+    with pytest.raises(KeyboardInterrupt):
+        run(store, tmp_path / "x.h5", Counting(stop_after))
+    assert not (tmp_path / "x.h5").exists()
+    rest = Counting()
+    run(store, tmp_path / "x.h5", rest)
+    total = len(contents(tmp_path / "whole.h5")["index"])
+    # Whole chunks of at most 7 are kept; what was embedded of the chunk that broke off is done again.
+    assert total - stop_after <= rest.seen <= total - stop_after + 7
+    for name, value in contents(tmp_path / "whole.h5").items():
+        np.testing.assert_array_equal(contents(tmp_path / "x.h5")[name], value)
+    assert (
+        read_moments(tmp_path / "x.h5")[0].scatter.tolist() == read_moments(tmp_path / "whole.h5")[0].scatter.tolist()
+    )
+    assert not (tmp_path / "x.h5.parts").exists()
+
+
+def test_parts_of_another_plan_are_dropped(toy_lmdb, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(toy_lmdb(40), tmp_path / "x.h5", Counting(20), seed=0)
+    other = Counting()
+    run(toy_lmdb(40), tmp_path / "x.h5", other, seed=1)
+    assert other.seen == len(contents(tmp_path / "x.h5")["index"])
+
+
+def test_the_filter(toy_lmdb, tmp_path):
+    """H2O2 has four atoms, CH3OH six: with min_atoms 5 no H2O2 remains; without carbon only H2O2 does."""
+    store = toy_lmdb(40)
+    run(store, tmp_path / "x.h5", Counting(), min_atoms=5)
+    assert {len(store[int(i)]) for i in contents(tmp_path / "x.h5")["index"]} == {6, 7, 8}
+
+    class NoCarbon(Counting):
+        elements = frozenset({1, 8})
+
+    run(store, tmp_path / "y.h5", NoCarbon())
+    assert {store[int(i)].label for i in contents(tmp_path / "y.h5")["index"]} == {"H2O2"}
+    with pytest.raises(InputError, match="holds no structure with at least 20 atoms"):
+        run(store, tmp_path / "z.h5", Counting(), min_atoms=20)
+
+
+def test_composition(toy_lmdb, tmp_path):
+    """The mean of one-hot elements is the share of each element."""
+    store = toy_lmdb(4)
+    extractor = CompositionExtractor()
+    sampling = Sampling(method="random", structures=4)
+    run(store, tmp_path / "x.h5", extractor, sampling=sampling)
+    counts = np.bincount(np.concatenate([s.numbers for s in store]), minlength=119)
+    mean = read_moments(tmp_path / "x.h5")[0].mean
+    assert sorted(mean[mean > 0].tolist()) == pytest.approx(sorted((counts[counts > 0] / counts.sum()).tolist()))
+
+
+def test_batches_by_atoms():
+    natoms = np.array([5, 30, 1, 9, 9, 2])
+    batches = batches_by_atoms(natoms, 12)
+    assert sorted(functools.reduce(operator.iadd, batches, [])) == list(range(6))
+    assert all(natoms[batch].sum() <= 12 or len(batch) == 1 for batch in batches)
+    assert len(batches) == 4
+
+
+def test_damaged_files(tmp_path, toy_lmdb):
+    with pytest.raises(InputError, match="cannot be read"):
+        read_moments(tmp_path / "none.h5")
+    run(toy_lmdb(8), tmp_path / "x.h5", Counting())
+    whole = (tmp_path / "x.h5").read_bytes()
+    (tmp_path / "cut.h5").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cut.h5: cannot be read: .*truncated"):
+        read_moments(tmp_path / "cut.h5")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = 1
+    with pytest.raises(InputError, match=r"holds no 'atomcsi\.embeddings"):
+        read_moments(tmp_path / "other.h5")

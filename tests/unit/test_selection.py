@@ -1,0 +1,46 @@
+import json
+
+import pandas as pd
+import pytest
+
+from atomcsi.errors import InputError
+from atomcsi.selection import select, write_selection
+
+
+def table(**values) -> pd.DataFrame:
+    return pd.DataFrame([{"upstream": name, "downstream": "d", "value": value} for name, value in values.items()])
+
+
+def test_the_least_distance_is_chosen():
+    found = select(table(far=30.0, near=10.0, middle=15.0), "d")
+    assert (found["selected"], found["runner_up"]) == ("near", "middle")
+    assert found["margin"] == pytest.approx(0.5)
+    assert [entry["upstream"] for entry in found["ranking"]] == ["near", "middle", "far"]
+
+
+def test_other_downstream_sets_do_not_count():
+    both = pd.concat([table(a=1.0, b=2.0), table(a=5.0, b=3.0).assign(downstream="e")])
+    assert select(both, "d")["selected"] == "a"
+    assert select(both, "e")["selected"] == "b"
+
+
+def test_ties_go_by_name_and_zero_has_no_margin(tmp_path):
+    table(b=0.0, a=0.0).to_csv(tmp_path / "t.csv", index=False)
+    write_selection(tmp_path / "t.csv", tmp_path / "s.json", "d")
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert (found["selected"], found["margin"]) == ("a", None)
+
+
+def test_different_extractors_cannot_be_compared(tmp_path, toy_lmdb):
+    from atomcsi.config import Embedding, Sampling
+    from atomcsi.embeddings import embed
+    from atomcsi.extractors.composition import CompositionExtractor
+    from atomcsi.selection import measure
+
+    sampling = Sampling(method="random", structures=4)
+    for name in ("one", "two"):
+        embedding = Embedding(extractor=name, upstream=sampling, downstream=sampling)
+        embed(toy_lmdb(4), tmp_path / f"{name}.h5", extractor=CompositionExtractor(), name=name, embedding=embedding,
+              sampling=sampling, max_atoms=100)  # fmt: skip
+    with pytest.raises(InputError, match="was embedded with extractor two"):
+        measure(tmp_path / "one.h5", tmp_path / "two.h5", tmp_path / "d.json", distance="frechet")

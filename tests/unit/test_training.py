@@ -1,0 +1,249 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from atomcsi.config import BackboneSpec, Task, TrainSettings
+from atomcsi.errors import AtomcsiError, InputError
+from atomcsi.models.batch import collate
+from atomcsi.models.potential import Potential, Prediction
+from atomcsi.training.data import LabelledStructures, loader
+from atomcsi.training.module import PotentialModule
+from atomcsi.training.normalisation import Normaliser
+from atomcsi.training.train import finetune, pretrain
+
+TINY = BackboneSpec(
+    implementation="gemnet-oc",
+    settings={
+        "num_blocks": 1, "emb_size_atom": 16, "emb_size_edge": 16, "emb_size_trip_in": 8, "emb_size_trip_out": 8,
+        "emb_size_rbf": 8, "emb_size_cbf": 8, "emb_size_sbf": 8, "num_radial": 8, "num_spherical": 3,
+        "num_before_skip": 1, "num_after_skip": 1, "num_atom": 1, "num_output_afteratom": 1, "cutoff": 4.0,
+        "max_neighbors": 8, "quad_interaction": False, "atom_edge_interaction": False,
+        "edge_atom_interaction": False, "atom_interaction": False,
+    },
+)  # fmt: skip
+
+
+def settings(**changes) -> TrainSettings:
+    values = {
+        "structures": 16,
+        "epochs": 3,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "clip_norm": 1.0,
+        "warmup_steps": 2,
+    }
+    return TrainSettings(**values | changes)
+
+
+class Constant(torch.nn.Module):
+    """Predicts given numbers, whatever the batch."""
+
+    def __init__(self, prediction: Prediction):
+        super().__init__()
+        self.prediction = prediction
+
+    def forward(self, batch):
+        return self.prediction
+
+
+def test_loss_by_hand(toy_structures):
+    """Two structures; the mean over atoms comes before the mean over structures (paper, section 1)."""
+    batch = collate(toy_structures(2), vacuum=5.0)  # CH3OH (6 atoms), C2H6 (8 atoms)
+    normaliser = Normaliser(torch.zeros(119, dtype=torch.float64), energy_scale=2.0, force_scale=0.5)
+    energy = (batch.energy / 2.0).float() + torch.tensor([3.0, -1.0])
+    forces = batch.forces / 0.5
+    forces[:6] += torch.tensor([3.0, 4.0, 0.0])  # length 5 on all atoms of the first
+    forces[6] += torch.tensor([0.0, 0.0, 8.0])  # length 8 on one atom of the second
+    module = PotentialModule(
+        Constant(Prediction(energy=energy, forces=forces)), normaliser, settings(), steps=1, progress=None
+    )
+    expected = 1.0 * (3 + 1) / 2 + 10.0 * (5 + 8 / 8) / 2
+    assert module.loss(batch).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_learning_rate_by_hand():
+    """Linear from 0.2 to 1 in the warm-up, then a cosine to 0.1 (paper, section 1)."""
+    module = PotentialModule(torch.nn.Linear(1, 1), None, settings(warmup_steps=10), steps=110, progress=None)
+    factor = module._learning_rate_factor
+    found = [factor(step) for step in (0, 5, 10, 60, 110)]
+    assert found == pytest.approx([0.2, 0.6, 1.0, 0.55, 0.1])
+
+
+def test_normaliser_restores_energies(toy_structures):
+    structures = toy_structures(40)
+    normaliser = Normaliser.fit(structures)
+    batch = collate(structures, vacuum=5.0)
+    targets = normaliser.energy_target(batch)
+    assert targets.std(unbiased=False).item() == pytest.approx(1.0, rel=1e-3)
+    restored = normaliser.energy(targets, batch)
+    np.testing.assert_allclose(restored, [s.energy for s in structures], atol=1e-4)
+    assert normaliser.force_target(batch).square().mean().item() == pytest.approx(1.0, rel=1e-4)
+
+
+def test_order_depends_on_seed_and_epoch_only(toy_lmdb):
+    structures = LabelledStructures(toy_lmdb(20), target="forces")
+
+    def order(seed, epoch):
+        batches = loader(structures, batch_size=1, vacuum=5.0, seed=seed)
+        batches.sampler.set_epoch(epoch)
+        return [int(i) for i in batches.sampler]
+
+    assert order(0, 3) == order(0, 3)
+    assert order(0, 3) != order(0, 4)
+    assert order(0, 3) != order(1, 3)
+    assert sorted(order(0, 3)) == list(range(20))
+
+
+@pytest.fixture
+def splits(toy_lmdb):
+    return {name: toy_lmdb(n, name, seed) for name, n, seed in (("train", 24, 0), ("val", 8, 1), ("test", 8, 2))}
+
+
+def run_pretraining(splits, folder, **changes):
+    pretrain(splits["train"], splits["val"], folder, backbone=TINY, settings=settings(**changes), seed=3, device="cpu")
+    return load_file(folder / "model.safetensors"), json.loads((folder / "model.json").read_text())
+
+
+def losses(card):
+    return [(record["train_loss"], record["val_loss"]) for record in card["history"]]
+
+
+def test_pretraining_learns_and_says_what_it_did(splits, tmp_path):
+    _, card = run_pretraining(splits, tmp_path / "a", epochs=12, learning_rate=5e-3)
+    assert card["history"][-1]["train_loss"] < 0.7 * card["history"][0]["train_loss"]
+    assert (card["structures"], card["budget"], card["seed"], len(card["history"])) == (16, 192, 3, 12)
+    assert card["best_epoch"] == 1 + int(np.argmin([val for _, val in losses(card)]))
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_same_seed_same_weights(splits, tmp_path):
+    first, _ = run_pretraining(splits, tmp_path / "a")
+    again, _ = run_pretraining(splits, tmp_path / "b")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize("step", [2, 4, 7, 11])
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(splits, tmp_path, monkeypatch, step):
+    """Bit for bit, whether it is cut off in the first epoch, at a seam or in the last; 4 steps are an epoch."""
+    whole, whole_card = run_pretraining(splits, tmp_path / "whole")
+    original, seen = PotentialModule.training_step, []
+
+    def breaks(self, batch, batch_index):
+        seen.append(batch_index)
+        if len(seen) == step + 1:
+            raise AtomcsiError("the power is out")
+        return original(self, batch, batch_index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PotentialModule, "training_step", breaks)
+        with pytest.raises(AtomcsiError, match="power"):
+            run_pretraining(splits, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "model.json").exists()
+    done = []
+    monkeypatch.setattr(PotentialModule, "training_step", lambda *args: (done.append(1), original(*args))[1])
+    resumed, card = run_pretraining(splits, tmp_path / "cut")
+    assert len(done) == 12 - step // 4 * 4
+    assert losses(card) == losses(whole_card)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_changed_settings_start_afresh(splits, tmp_path, monkeypatch):
+    def breaks(self, batch, batch_index):
+        if self.current_epoch == 2:
+            raise AtomcsiError("the power is out")
+        return original(self, batch, batch_index)
+
+    original = PotentialModule.training_step
+    with monkeypatch.context() as patch, pytest.raises(AtomcsiError):
+        patch.setattr(PotentialModule, "training_step", breaks)
+        run_pretraining(splits, tmp_path / "a")
+    changed, _ = run_pretraining(splits, tmp_path / "a", learning_rate=2e-3)
+    fresh, _ = run_pretraining(splits, tmp_path / "b", learning_rate=2e-3)
+    assert all(torch.equal(changed[name], fresh[name]) for name in fresh)
+
+
+def task(target="forces", unit="meV/angstrom", **changes) -> Task:
+    return Task(title="a test", dataset="toy", target=target, unit=unit, finetune=settings(**changes))
+
+
+@pytest.mark.parametrize("init", [True, False], ids=["pretrained", "scratch"])
+@pytest.mark.parametrize(
+    ("target", "unit", "weights"),
+    [
+        ("forces", "meV/angstrom", {"energy_weight": 0, "force_weight": 1}),
+        ("energy", "meV", {"energy_weight": 1, "force_weight": 0}),
+    ],
+)
+def test_finetuning(splits, tmp_path, init, target, unit, weights):
+    if init:
+        run_pretraining(splits, tmp_path / "pre")
+    finetune(
+        splits, tmp_path / "fine", task=task(target, unit, **weights), task_name="toy",
+        init=tmp_path / "pre" if init else None, backbone=TINY, seed=0, device="cpu",
+    )  # fmt: skip
+    metrics = json.loads((tmp_path / "fine" / "metrics.json").read_text())
+    assert (metrics["init"], metrics["structures"]) == ("train" if init else "scratch", 8)
+    atoms = int(splits["test"].natoms.sum())
+    assert metrics["labels"] == (3 * atoms if target == "forces" else 8)
+    # Knows more than the typical size of its target: 10 eV/A^2 times 0.1 A, or 5 eV/A^2 times the squares' spread.
+    assert 0 < metrics["mae"] < 2000
+
+
+def test_mae_by_hand(splits):
+    """A potential that is off by 0.25 eV/A in every component, tested in meV/A."""
+    from atomcsi.training.train import Fitted, evaluate
+
+    class Off(torch.nn.Module):
+        backbone = type("Backbone", (), {"cutoff": 4.0})
+
+        def forward(self, batch):
+            return Prediction(forces=(batch.forces + 0.25) / 2.0)
+
+    fitted = Fitted(Off(), Normaliser(torch.zeros(119), 1.0, 2.0), torch.device("cpu"), {})
+    found = evaluate(fitted, LabelledStructures(splits["test"], target="forces"), "meV/angstrom", batch_size=3)
+    assert found["mae"] == pytest.approx(250.0, rel=1e-5)
+
+
+def test_a_model_of_another_shape(splits, tmp_path):
+    run_pretraining(splits, tmp_path / "pre")
+    other = BackboneSpec(implementation="gemnet-oc", settings={**TINY.settings, "emb_size_atom": 24})
+    with pytest.raises(InputError, match="does not fit the backbone"):
+        finetune(splits, tmp_path / "fine", task=task(energy_weight=0), task_name="toy", init=tmp_path / "pre",
+                 backbone=other, seed=0, device="cpu")  # fmt: skip
+
+
+def test_damaged_weights(splits, tmp_path):
+    run_pretraining(splits, tmp_path / "pre")
+    weights = tmp_path / "pre" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model\.safetensors: cannot be read"):
+        finetune(splits, tmp_path / "fine", task=task(energy_weight=0), task_name="toy", init=tmp_path / "pre",
+                 backbone=TINY, seed=0, device="cpu")  # fmt: skip
+
+
+def test_labels_and_structures_that_are_missing(splits, tmp_path):
+    with pytest.raises(InputError, match="has no gap to train on"):
+        LabelledStructures(splits["train"], target="gap")
+    with pytest.raises(InputError, match="has 24 structures where 99 are to be trained on"):
+        run_pretraining(splits, tmp_path / "a", structures=99)
+
+
+def test_a_loss_that_is_not_finite(splits, tmp_path):
+    with pytest.raises(AtomcsiError, match=r"the loss of batch \d in epoch \d is nan.*lower learning_rate"):
+        run_pretraining(splits, tmp_path / "a", learning_rate=1e30, clip_norm=None, warmup_steps=0)
+
+
+def test_heads_are_fresh_and_the_backbone_is_kept(splits, tmp_path):
+    from atomcsi.models.potential import build_backbone
+    from atomcsi.training.model_files import load_backbone
+
+    weights, _ = run_pretraining(splits, tmp_path / "pre")
+    backbone = build_backbone(TINY.model_dump())
+    load_backbone(backbone, tmp_path / "pre")
+    state = Potential(backbone).state_dict()
+    assert all(torch.equal(state[name], weights[name]) for name in weights if name.startswith("backbone."))
+    heads = [name for name in weights if name.startswith("heads.") and name.endswith("weight")]
+    assert heads and not any(torch.equal(state[name], weights[name]) for name in heads)

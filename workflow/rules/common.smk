@@ -1,0 +1,160 @@
+import json
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from atomcsi.config import Conversion, load_project
+from atomcsi.errors import AtomcsiError
+
+try:
+    PROJECT = load_project(config, path=workflow.configfiles[-1], root=workflow.basedir)
+except AtomcsiError as error:
+    raise WorkflowError(str(error)) from None
+
+# The command belongs to the Python that runs Snakemake, whether or not its environment is activated.
+shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
+
+RUN = PROJECT.run
+FIGURES = ["csi-matrix", "finetuning", "csi-against-mae", "learning-curves"]
+
+
+def one_of(ids):
+    return "|".join(sorted(ids))
+
+
+wildcard_constraints:
+    dataset=one_of(PROJECT.datasets),
+    upstream=one_of(RUN.upstream),
+    downstream=one_of(PROJECT.downstream),
+    split="train|val|test",
+    extractor=one_of(PROJECT.extractors),
+    distance=one_of([RUN.distance]),
+    backbone=one_of(PROJECT.backbones),
+    init=one_of([*RUN.upstream, "scratch"]),
+    task=one_of(PROJECT.tasks),
+    seed=r"\d+",
+    figure=one_of(FIGURES),
+
+
+# Params are plain data: Snakemake reruns a job when they change, and only then.
+
+
+def packaged_files(wildcards):
+    files = PROJECT.datasets[wildcards.dataset].files
+    return [str(file.path) for file in files if file.path is not None]
+
+
+def files_entry(wildcards):
+    files = PROJECT.datasets[wildcards.dataset].files
+    return [file.model_dump(mode="json") for file in files]
+
+
+def conversion_entry(wildcards):
+    return PROJECT.datasets[wildcards.dataset].model_dump(
+        mode="json", include=set(Conversion.model_fields)
+    )
+
+
+def extractor_entry(wildcards):
+    return PROJECT.extractors[wildcards.extractor].model_dump(mode="json")
+
+
+def sampling_entry(wildcards):
+    role = PROJECT.datasets[wildcards.dataset].role
+    return getattr(RUN.embedding, role).model_dump(mode="json")
+
+
+def backbone_entry(wildcards):
+    return PROJECT.backbones[wildcards.backbone].model_dump_json()
+
+
+def task_entry(wildcards):
+    return PROJECT.tasks[wildcards.task].model_dump_json(exclude={"title"})
+
+
+def task_splits(wildcards):
+    dataset = PROJECT.tasks[wildcards.task].dataset
+    return {
+        split: f"results/lmdb/{dataset}/{split}.lmdb"
+        for split in ("train", "val", "test")
+    }
+
+
+def pretrained_model(wildcards):
+    if wildcards.init == "scratch":
+        return []
+    return (
+        f"results/pretrain/{wildcards.backbone}/{wildcards.init}/"
+        f"seed{wildcards.seed}/model.json"
+    )
+
+
+def distances_of_the_run(wildcards):
+    return expand(
+        "results/csi/{extractor}/{distance}/{upstream}__{downstream}.json",
+        extractor=RUN.embedding.extractor,
+        distance=RUN.distance,
+        upstream=RUN.upstream,
+        downstream=PROJECT.downstream,
+    )
+
+
+def selections_of_the_run(wildcards):
+    return expand("results/selection/{downstream}.json", downstream=PROJECT.downstream)
+
+
+def choice_for(task):
+    """The upstream that the init `csi` stands for; known once the selection has run."""
+    selection = checkpoints.select.get(
+        downstream=PROJECT.tasks[task].dataset
+    ).output.selection
+    return json.loads(Path(selection).read_text())["selected"]
+
+
+def cards_of(inits):
+    return expand(
+        "results/pretrain/{backbone}/{init}/seed{seed}/model.json",
+        backbone=RUN.backbone,
+        init=inits,
+        seed=RUN.seeds,
+    )
+
+
+def metrics_of(inits, task):
+    return expand(
+        "results/finetune/{backbone}/{init}__{task}/seed{seed}/metrics.json",
+        backbone=RUN.backbone,
+        init=inits,
+        task=task,
+        seed=RUN.seeds,
+    )
+
+
+# What the run names, and what only CSI's choice adds, apart: training on the named ones need not wait for the choice.
+
+NAMED = [init for init in RUN.inits if init != "csi"]
+
+
+def chosen_inits(task):
+    return (
+        [choice_for(task)]
+        if "csi" in RUN.inits and choice_for(task) not in NAMED
+        else []
+    )
+
+
+def cards_of_named_inits(wildcards):
+    return cards_of([init for init in NAMED if init != "scratch"])
+
+
+def cards_of_the_choice(wildcards):
+    return cards_of(sorted({init for task in RUN.tasks for init in chosen_inits(task)}))
+
+
+def metrics_of_named_inits(wildcards):
+    return [path for task in RUN.tasks for path in metrics_of(NAMED, task)]
+
+
+def metrics_of_the_choice(wildcards):
+    return [path for task in RUN.tasks for path in metrics_of(chosen_inits(task), task)]

@@ -1,0 +1,43 @@
+rule fetch:
+    input:
+        packaged=packaged_files,
+    output:
+        manifest="resources/raw/{dataset}/manifest.json",
+    log:
+        "results/logs/fetch/{dataset}.log",
+    benchmark:
+        "results/benchmarks/fetch/{dataset}.tsv"
+    conda:
+        "atomcsi"
+    resources:
+        mem_mb=500,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        files=files_entry,
+        root=workflow.basedir,
+    message:
+        "Fetch the raw files of {wildcards.dataset}"
+    script:
+        "../scripts/fetch.py"
+
+
+rule convert:
+    input:
+        manifest="resources/raw/{dataset}/manifest.json",
+    output:
+        lmdb="results/lmdb/{dataset}/{split}.lmdb",
+    log:
+        "results/logs/convert/{dataset}/{split}.log",
+    benchmark:
+        "results/benchmarks/convert/{dataset}/{split}.tsv"
+    conda:
+        "atomcsi"
+    resources:
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        conversion=conversion_entry,
+    message:
+        "Convert the {wildcards.split} split of {wildcards.dataset} to LMDB"
+    script:
+        "../scripts/convert.py"

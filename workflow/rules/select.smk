@@ -1,0 +1,17 @@
+checkpoint select:
+    input:
+        table="results/csi_matrix.csv",
+    output:
+        selection="results/selection/{downstream}.json",
+    log:
+        "results/logs/select/{downstream}.log",
+    benchmark:
+        "results/benchmarks/select/{downstream}.tsv"
+    priority: 10
+    localrule: True
+    conda:
+        "atomcsi"
+    message:
+        "Select the upstream dataset for {wildcards.downstream}"
+    script:
+        "../scripts/select_upstream.py"

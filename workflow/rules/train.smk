@@ -1,0 +1,110 @@
+rule pretrain:
+    input:
+        train="results/lmdb/{init}/train.lmdb",
+        val="results/lmdb/{init}/val.lmdb",
+    output:
+        model="results/pretrain/{backbone}/{init}/seed{seed}/model.safetensors",
+        card="results/pretrain/{backbone}/{init}/seed{seed}/model.json",
+    log:
+        "results/logs/pretrain/{backbone}/{init}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/pretrain/{backbone}/{init}/seed{seed}.tsv"
+    priority: 5
+    conda:
+        "atomcsi"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 1440 * attempt,
+    params:
+        folder=subpath(output.card, parent=True),
+        backbone=backbone_entry,
+        settings=RUN.pretrain.model_dump_json(),
+    message:
+        "Pretrain {wildcards.backbone} on {wildcards.init}, seed {wildcards.seed}"
+    shell:
+        "atomcsi pretrain --train {input.train} --val {input.val} --out {params.folder}"
+        " --backbone {params.backbone:q} --settings {params.settings:q}"
+        " --seed {wildcards.seed} --threads {threads} --log {log}"
+
+
+rule finetune:
+    input:
+        unpack(task_splits),
+        init=pretrained_model,
+    output:
+        model="results/finetune/{backbone}/{init}__{task}/seed{seed}/model.safetensors",
+        card="results/finetune/{backbone}/{init}__{task}/seed{seed}/model.json",
+        metrics="results/finetune/{backbone}/{init}__{task}/seed{seed}/metrics.json",
+    log:
+        "results/logs/finetune/{backbone}/{init}__{task}/seed{seed}.log",
+    benchmark:
+        "results/benchmarks/finetune/{backbone}/{init}__{task}/seed{seed}.tsv"
+    conda:
+        "atomcsi"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 1440 * attempt,
+    params:
+        folder=subpath(output.card, parent=True),
+        init=lambda wildcards, input: (
+            f"--init {Path(input.init).parent}" if input.get("init") else ""
+        ),
+        backbone=backbone_entry,
+        task=task_entry,
+    message:
+        "Finetune {wildcards.init} on {wildcards.task}, seed {wildcards.seed}"
+    shell:
+        "atomcsi finetune --train {input.train} --val {input.val} --test {input.test}"
+        " --out {params.folder} {params.init} --name {wildcards.task}"
+        " --backbone {params.backbone:q} --task {params.task:q}"
+        " --seed {wildcards.seed} --threads {threads} --log {log}"
+
+
+rule pretraining_table:
+    input:
+        named=cards_of_named_inits,
+        choice=cards_of_the_choice,
+    output:
+        table=report(
+            "results/pretraining.csv",
+            caption="../report/pretraining.rst",
+            category="Training",
+        ),
+    log:
+        "results/logs/pretraining_table.log",
+    benchmark:
+        "results/benchmarks/pretraining_table.tsv"
+    localrule: True
+    conda:
+        "atomcsi"
+    message:
+        "Collect what the pretrainings took"
+    script:
+        "../scripts/pretraining_table.py"
+
+
+rule finetuning_table:
+    input:
+        named=metrics_of_named_inits,
+        choice=metrics_of_the_choice,
+    output:
+        table=report(
+            "results/finetuning.csv",
+            caption="../report/finetuning_table.rst",
+            category="Training",
+        ),
+    log:
+        "results/logs/finetuning_table.log",
+    benchmark:
+        "results/benchmarks/finetuning_table.tsv"
+    localrule: True
+    conda:
+        "atomcsi"
+    message:
+        "Collect the finetuning errors"
+    script:
+        "../scripts/finetuning_table.py"
