@@ -1,0 +1,339 @@
+import dataclasses
+import math
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from atomcsi.config import BackboneSpec, Dataset, ExtractorSpec, Project, RunConfig, Task
+from atomcsi.report.figures import FIGURES, draw
+from atomcsi.report.outcome import (
+    Errors,
+    Tables,
+    correlations,
+    csi_against_mae,
+    judge,
+    least_p,
+    number,
+    overall,
+    percent,
+    signed,
+    summarise,
+    verdict,
+)
+from atomcsi.report.page import badge, costs, duration, write_report
+from atomcsi.selection import select
+
+UPSTREAMS = ["near", "middle", "far"]
+TASKS = {"drug-forces": "drug", "salt-forces": "salt"}
+CSI = {"drug": [10.0, 20.0, 400.0], "salt": [30.0, 31.5, 90.0]}
+#: CSI is right for the drug, beyond the noise; for the salt it misses `middle`, within the noise.
+MAE = {
+    "drug-forces": {"near": [10, 12, 14], "middle": [15, 16, 20], "far": [30, 33, 36], "scratch": [24, 24, 24]},
+    "salt-forces": {"near": [22, 24, 26], "middle": [18, 20, 22], "far": [40, 44, 48], "scratch": [20, 22, 24]},
+}
+
+
+def make_tables(seeds: int = 3) -> Tables:
+    csi = pd.DataFrame(
+        [
+            {"extractor": "composition", "distance": "frechet", "upstream": upstream, "downstream": downstream}
+            | {"value": value, "mean_term": value / 2, "covariance_term": value / 2}
+            | {
+                "upstream_structures": 200,
+                "downstream_structures": 50,
+                "upstream_atoms": 2000,
+                "downstream_atoms": 700,
+            }
+            for downstream, values in CSI.items()
+            for upstream, value in zip(UPSTREAMS, values, strict=True)
+        ]
+    )
+    finetuning = pd.DataFrame(
+        [
+            {"task": task, "dataset": TASKS[task], "target": "forces", "unit": "meV/angstrom", "init": init}
+            | {"seed": seed, "mae": float(mae), "labels": 900, "structures": 25, "seconds": 10.0, "budget": 320}
+            for task, inits in MAE.items()
+            for init, maes in inits.items()
+            for seed, mae in enumerate(maes[:seeds])
+        ]
+    )
+    cards = [
+        {"dataset": upstream, "seed": seed, "structures": 240, "budget": 480, "atoms": 3000, "parameters": 1000}
+        | {"best_epoch": 2, "seconds": 60.0}
+        | {
+            "history": [
+                {
+                    "epoch": epoch,
+                    "train_loss": 2.0,
+                    "val_loss": 2.0 / epoch,
+                    "learning_rate": 1e-3,
+                    "seconds": 30.0,
+                }
+                for epoch in (1, 2)
+            ]
+        }
+        for upstream in UPSTREAMS
+        for seed in range(seeds)
+    ]
+    columns = ["seed", "structures", "budget", "atoms", "parameters", "best_epoch", "seconds"]
+    pretraining = pd.DataFrame(
+        [{"init": card["dataset"], "val_loss": 1.0} | {name: card[name] for name in columns} for card in cards]
+    )
+    return Tables(csi, [select(csi, downstream) for downstream in CSI], finetuning, pretraining, cards)
+
+
+def make_project(scale: str = "demo", extractor: str = "sevennet", title: str = "A run") -> Project:
+    def dataset(name: str, role: str, **changes: str) -> Dataset:
+        entry = {"title": name, "role": role, "licence": "CC0-1.0", "source": "a recipe", "files": []}
+        conversion = {
+            "reader": {"format": "extxyz"},
+            "units": {"energy": "eV"},
+            "split": {"kind": "random", "val": 10, "test": 10},
+        }
+        return Dataset.model_validate(entry | conversion | changes)
+
+    schedule = {"structures": 40, "epochs": 8, "batch_size": 4, "learning_rate": 1e-3}
+    sampling = {"method": "random", "structures": 200}
+    run = RunConfig.model_validate(
+        {
+            "title": title,
+            "scale": scale,
+            "upstream": UPSTREAMS,
+            "tasks": list(TASKS),
+            "embedding": {"extractor": "features", "upstream": sampling, "downstream": sampling},
+            "backbone": "tiny",
+            "pretrain": schedule,
+            "inits": [*UPSTREAMS, "csi", "scratch"],
+            "seeds": [0, 1, 2],
+        }
+    )
+    datasets = {name: dataset(name, "upstream") for name in UPSTREAMS}
+    datasets["drug"] = dataset("drug", "downstream", stand_in_for="Drugs & Co", source="https://example.org/drug")
+    datasets["salt"] = dataset("salt", "downstream", licence="<b>bold</b>")
+    tasks = {
+        name: Task(title=f"title of {name}", dataset=dataset, target="forces", unit="meV/angstrom", finetune=schedule)
+        for name, dataset in TASKS.items()
+    }
+    extractors = {"features": ExtractorSpec(implementation=extractor)}
+    return Project(run, datasets, tasks, extractors, {"tiny": BackboneSpec(implementation="gemnet-oc", settings={})})
+
+
+def judged(tables: Tables, task: str):
+    return judge(tables, task, dataset=TASKS[task], unit="meV/angstrom")
+
+
+@pytest.fixture(scope="module")
+def tables() -> Tables:
+    return make_tables()
+
+
+def test_summary_over_seeds(tables):
+    row = summarise(tables.finetuning).query("task == 'drug-forces' and init == 'middle'").iloc[0]
+    assert (row["seeds"], row["mean"], row["low"], row["high"], row["structures"]) == (3, 17.0, 15.0, 20.0, 25)
+    assert row["std"] == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
+
+
+def test_a_run_without_an_error_does_not_count(tables):
+    runs = tables.finetuning.copy()
+    runs.loc[(runs["task"] == "drug-forces") & (runs["init"] == "near") & (runs["seed"] == 0), "mae"] = math.nan
+    near = judged(dataclasses.replace(tables, finetuning=runs), "drug-forces").chosen
+    assert (near.seeds, near.mean, near.low) == (2, 13.0, 12.0)
+
+
+def test_a_choice_that_wins(tables):
+    outcome = judged(tables, "drug-forces")
+    assert (outcome.selected, outcome.runner_up, outcome.rival.init) == ("near", "middle", "middle")
+    assert outcome.margin == pytest.approx(1.0)
+    assert outcome.won and outcome.clear and outcome.regret == 0
+    assert outcome.random_regret == pytest.approx((12 + 17 + 33) / 3 / 12 - 1)
+    assert outcome.gain == pytest.approx(0.5) and outcome.gain_clear
+    assert badge(outcome) == ("good", "✓ best of 3, beyond the noise")
+    assert verdict(outcome) == (
+        "CSI chose near, which has the lowest mean error of 3 upstreams, and every seed of it is better than every"
+        " seed of the next best, middle. Pretraining on it takes 50% off the error from scratch."
+    )
+
+
+def test_a_choice_that_misses_and_does_not_pay(tables):
+    outcome = judged(tables, "salt-forces")
+    assert outcome.won is False and outcome.clear is False
+    assert outcome.regret == pytest.approx(0.2)
+    assert outcome.gain == pytest.approx(1 - 24 / 22)
+    assert badge(outcome) == ("even", "≈ not the best, within the noise")
+    assert verdict(outcome) == (
+        "CSI chose near, but middle was better: the choice's mean error is 20% higher, though the seeds overlap: the"
+        " miss is within the noise. Pretraining on it did not pay: the error from scratch is 9.1% lower, which is"
+        " within the noise."
+    )
+
+
+def test_the_overall_verdict_names_failures_and_the_rule_of_thumb(tables):
+    assert overall([judged(tables, task) for task in TASKS]) == [
+        "CSI chose the best upstream in 1 of 2 tasks, beyond the noise of the seeds in 1; it failed for salt-forces"
+        " (error 20% above the best, middle).",
+        "On average its choice's error is 10% above the best upstream's; a choice at random would be 59% above.",
+        "Pretraining on the choice beat training from scratch in 1 of 2 tasks, beyond the noise of the seeds in 1.",
+        "The choice is near for every task, so this run cannot tell CSI from a rule of thumb that always takes it.",
+    ]
+
+
+def test_ranges_that_touch_overlap():
+    a, b, c = (Errors("x", 2.0, low, high, 0.5, 3) for low, high in ((1.0, 2.0), (2.0, 3.0), (2.1, 3.0)))
+    assert a.apart_from(b) is False
+    assert a.apart_from(c) is True and c.apart_from(a) is True
+    assert a.apart_from(dataclasses.replace(c, seeds=1)) is None
+
+
+def test_what_was_not_finetuned_is_not_judged(tables):
+    runs = tables.finetuning[tables.finetuning["init"] != "near"]
+    outcome = judged(dataclasses.replace(tables, finetuning=runs), "drug-forces")
+    assert (outcome.won, outcome.regret, outcome.gain, badge(outcome)[0]) == (None, None, None, "none")
+    assert "cannot be judged" in verdict(outcome)
+    assert overall([outcome]) == ["1 task cannot be judged: too few upstreams were finetuned."]
+
+
+def test_rank_correlations(tables):
+    found = correlations(csi_against_mae(tables)).set_index("task")
+    assert found.loc["drug-forces"].tolist() == pytest.approx([3, 1, 1])
+    # Salt: ranks 1 2 3 against 2 1 3, so rho = 1 - 6 * 2 / 24 and 2 of 3 pairs agree.
+    assert found.loc["salt-forces"].tolist() == pytest.approx([3, 0.5, 1 / 3])
+    assert found.loc["all tasks"].tolist() == pytest.approx([6, 0.75, 4 / 6])
+
+
+def test_tasks_of_different_size_are_pooled_by_pairs(tables):
+    paired = csi_against_mae(tables)
+    paired = paired[~((paired["task"] == "salt-forces") & (paired["upstream"] == "far"))]
+    found = correlations(paired).set_index("task")
+    assert found.loc["salt-forces"].tolist() == pytest.approx([2, -1, -1])
+    # Centred ranks: -1 0 1 against themselves, and -.5 .5 against .5 -.5; 3 pairs agree and 1 does not.
+    assert found.loc["all tasks"].tolist() == pytest.approx([5, 1.5 / 2.5, 2 / 4])
+    assert correlations(paired[paired["upstream"] == "near"])["spearman"].isna().all()
+
+
+def test_a_perfect_order_of_four_is_no_proof():
+    assert least_p(4) == pytest.approx(1 / 12)
+    assert least_p(1) == 1
+
+
+def test_costs(tables):
+    found = costs(tables, {"near"})
+    assert (found["pretraining_seconds"], found["finetuning_seconds"], found["chosen"]) == (540, 240, 180)
+    assert found["pretraining"][0]["budget"] == 480
+    assert costs(tables, {"elsewhere"})["chosen"] is None
+
+
+def test_numbers_are_written_as_people_do():
+    assert [number(value) for value in (1234.4, 150.4, 12.345, 0.012345, 0, None, math.nan)] == (
+        ["1,234", "150", "12.3", "0.0123", "0", "–", "–"]
+    )
+    assert [percent(share) for share in (0.1234, 0.0123, -1.5, 0, None)] == ["12%", "1.2%", "-150%", "0%", "–"]
+    assert [signed(value) for value in (0.8, -0.333, math.nan)] == ["+0.80", "−0.33", "–"]
+    assert [duration(seconds) for seconds in (12, 120, 7200, 2e5)] == ["12.0 s", "2.00 min", "2.00 h", "2.31 d"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_repeat_and_keep_their_table(name, tables, tmp_path):
+    draw(name, tables, tmp_path / "a.svg")
+    draw(name, tables, tmp_path / "b.svg")
+    svg = (tmp_path / "a.svg").read_bytes()
+    assert svg == (tmp_path / "b.svg").read_bytes()
+    assert ET.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+    assert b"near" in svg and b"metadata" not in svg
+    assert len(pd.read_csv(tmp_path / "a.csv")) > 0
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_unknown_figure(tables, tmp_path):
+    with pytest.raises(KeyError, match="did you mean 'csi-matrix'"):
+        draw("csi-matrx", tables, tmp_path / "a.svg")
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and collects what tests ask for."""
+
+    VOID = frozenset({"meta", "br", "link", "img", "hr", "input"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.ids, self.refs, self.loads, self.text = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.handle_startendtag(tag, attrs)
+
+    def handle_startendtag(self, tag, attrs):
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(value)
+            elif key == "xlink:href" and not value.startswith("data:"):
+                self.refs.append(value.removeprefix("#"))
+            elif key in ("src", "srcset", "data") or (key == "href" and tag != "a"):
+                self.loads.append(value)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def write_page(tables: Tables, folder, **options: str) -> str:
+    figures = {name: folder / f"{name}.svg" for name in FIGURES}
+    for name, path in figures.items():
+        draw(name, tables, path)
+    provenance = {"versions": {"atomcsi": "0.1.0"}, "made with": "<script>alert(1)</script>"}
+    write_report(
+        folder / "r.html", project=make_project(**options), tables=tables, figures=figures, provenance=provenance
+    )
+    return (folder / "r.html").read_text(encoding="utf-8")
+
+
+def test_the_page_holds_everything_and_loads_nothing(tables, tmp_path):
+    text = write_page(tables, tmp_path)
+    page = Page(text)
+    words = " ".join(" ".join(page.text).split())
+    assert not page.loads and "@import" not in text and "url(http" not in text
+    assert len(set(page.ids)) == len(page.ids)
+    assert page.refs and set(page.refs) <= set(page.ids)
+    for name, task in make_project().tasks.items():
+        assert name in words and task.title in words
+    for phrase in (
+        "Demo with stand-ins.",
+        "Drugs & Co",
+        "Mind the extractor.",
+        "CSI chose the best upstream in 1 of 2 tasks",
+        "Pretraining on it did not pay",
+        "2.00 times as much.",
+        "1.05 times as much: a close call.",
+        "1 of 10 cases",
+        "atomcsi: 0.1.0",
+        "learning_rate: 0.001",
+    ):
+        assert phrase in words
+    assert '<a href="https://example.org/drug">' in text
+    assert "<b>bold</b>" not in text and "alert(1)</script>" not in text
+
+
+def test_a_full_run_has_no_demo_banner_and_only_7net_a_warning(tables, tmp_path):
+    text = write_page(tables, tmp_path, scale="full", extractor="composition", title="<i>x</i>")
+    assert "Demo with stand-ins" not in text and "Mind the extractor" not in text
+    assert "<i>x</i>" not in text
+
+
+def test_gaps_and_single_seeds(tmp_path):
+    tables = make_tables(seeds=1)
+    runs, csi = tables.finetuning.copy(), tables.csi.copy()
+    runs.loc[runs["init"] == "far", "mae"] = math.nan
+    csi.loc[csi["upstream"] == "far", "value"] = math.nan
+    csi.loc[0, "value"] = 0.0
+    selections = [select(csi, downstream) for downstream in CSI]
+    runs = runs[runs["task"] == "drug-forces"]
+    text = write_page(dataclasses.replace(tables, finetuning=runs, csi=csi, selections=selections), tmp_path)
+    words = " ".join(" ".join(Page(text).text).split())
+    assert "≈ best of 2, one seed only" in words and "not judged" in words and "nan" not in words.split("isNaN")[0]
