@@ -83,13 +83,10 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _csi(options: argparse.Namespace) -> None:
-    from atomcsi.embeddings import read_moments
-    from atomcsi.registry import DISTANCES, load
+    from atomcsi.selection import compare
 
-    found = load(DISTANCES, options.distance)(
-        *(read_moments(path)[0] for path in (options.upstream, options.downstream))
-    )
-    print(f"{found.value:.6g} = {found.mean_term:.6g} (means) + {found.covariance_term:.6g} (covariances)")  # noqa: T201
+    found = compare(options.upstream, options.downstream, distance=options.distance)
+    print("{value:.6g} = {mean_term:.6g} (means) + {covariance_term:.6g} (covariances)".format(**found))  # noqa: T201
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -103,7 +100,9 @@ def _info(options: argparse.Namespace) -> None:
 
         content = read_moments(options.file)[1]
     elif suffix == ".json":
-        content = json.loads(options.file.read_text(encoding="utf-8"))
+        from atomcsi.files import read_json
+
+        content = read_json(options.file, None)
     else:
         raise InputError(options.file, f"has the unknown ending '{suffix}'", mend="known: .lmdb, .h5, .json")
     print(json.dumps(content, indent=2))  # noqa: T201

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic_core import PydanticCustomError
 
 from atomcsi.errors import ConfigError, did_you_mean
-from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, load
+from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, keywords, load
 
 #: Ids never hold two hyphens or an underscore, so ``__`` separates them in file names.
 ID_PATTERN = "[a-z0-9]+(-[a-z0-9]+)*"
@@ -51,6 +51,13 @@ class Entry(BaseModel):
                     hint = did_you_mean(str(key), known)
                     raise PydanticCustomError("unknown_key", "unknown key{hint}", {"hint": hint, "key": str(key)})
         return values
+
+
+def _check_keywords(registry: Mapping[str, str], name: str, given: Mapping[str, Any], kind: str) -> None:
+    known = keywords(registry, name)
+    for key in given:
+        if key not in known:
+            raise ValueError(f"unknown {kind} '{key}' of {name}{did_you_mean(key, known)}")
 
 
 class SourceFile(Entry):
@@ -167,6 +174,14 @@ class TrainSettings(Entry):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     val_structures: PositiveInt = 2000
 
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSettings:
+        if self.clip_norm is not None and self.clip_value is not None:
+            raise ValueError("takes either 'clip_norm' or 'clip_value'")
+        if self.energy_weight == self.force_weight == 0:
+            raise ValueError("energy_weight and force_weight are both 0: there is nothing to train on")
+        return self
+
     @property
     def budget(self) -> int:
         """C = E x N: structures seen in the whole training (paper, section 1)."""
@@ -182,19 +197,34 @@ class Task(Entry):
     unit: Literal["eV/angstrom", "meV/angstrom", "eV", "meV"]
     finetune: TrainSettings
 
+    @model_validator(mode="after")
+    def _trains_its_target(self) -> Task:
+        weights = {"energy_weight": self.finetune.energy_weight, "force_weight": self.finetune.force_weight}
+        wanted = "force_weight" if self.target == "forces" else "energy_weight"
+        if weights[wanted] == 0:
+            raise ValueError(f"finetune.{wanted} is 0, but the target is {self.target}")
+        if self.target not in ("forces", "energy") and self.finetune.force_weight != 0:
+            raise ValueError(f"finetune.force_weight must be 0: {self.target} has no forces")
+        return self
+
 
 class ExtractorSpec(Entry):
-    """A feature extractor with its options; a batch is filled up to ``max_atoms`` atoms."""
+    """A feature extractor with its options.
+
+    A batch is filled up to ``max_atoms`` atoms; an interrupted embedding resumes behind ``chunk`` structures.
+    """
 
     implementation: str
     options: dict[str, Any] = {}
     max_atoms: PositiveInt = 512
+    chunk: PositiveInt = 256
 
     @model_validator(mode="after")
     def _known(self) -> ExtractorSpec:
         if self.implementation not in EXTRACTORS:
             hint = did_you_mean(self.implementation, EXTRACTORS)
             raise ValueError(f"unknown implementation '{self.implementation}'{hint}")
+        _check_keywords(EXTRACTORS, self.implementation, self.options, "option")
         return self
 
 
@@ -209,6 +239,7 @@ class BackboneSpec(Entry):
         if self.implementation not in BACKBONES:
             hint = did_you_mean(self.implementation, BACKBONES)
             raise ValueError(f"unknown implementation '{self.implementation}'{hint}")
+        _check_keywords(BACKBONES, self.implementation, self.settings, "setting")
         return self
 
 
@@ -217,6 +248,9 @@ class Sampling(Entry):
 
     method: Literal["balanced", "random"]
     structures: PositiveInt
+    seed: Annotated[int, Field(ge=0)] = 0
+    min_atoms: PositiveInt = 4
+    max_atomic_number: PositiveInt = 89
 
 
 class Embedding(Entry):
@@ -225,10 +259,6 @@ class Embedding(Entry):
     extractor: Id
     upstream: Sampling
     downstream: Sampling
-    seed: int = 0
-    min_atoms: PositiveInt = 4
-    max_atomic_number: PositiveInt = 89
-    chunk: PositiveInt = 256
 
 
 class RunConfig(Entry):
@@ -242,8 +272,8 @@ class RunConfig(Entry):
     distance: str = "frechet"
     backbone: Id
     pretrain: TrainSettings
-    inits: list[Id]
-    seeds: Annotated[list[int], Field(min_length=1)]
+    inits: Annotated[list[Id], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -374,6 +404,8 @@ def _check_references(project: Project, run_source: _Source, catalogue: Path, ro
         dataset = project.datasets[task.dataset]
         if dataset.role != "downstream":
             raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has the role 'upstream'")
+        if "test" not in dataset.splits:
+            raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has no test split")
         targets = {"forces", "energy", *dataset.properties}
         task_source.known(name, "target", name=task.target, entries=targets, kind="target")
         if ("angstrom" in task.unit) != (task.target == "forces"):
@@ -384,10 +416,14 @@ def _check_references(project: Project, run_source: _Source, catalogue: Path, ro
         if "train" not in project.datasets[name].splits or "val" not in project.datasets[name].splits:
             raise dataset_source.error((name, "split"), "needs a train and a val split")
         reader = project.datasets[name].reader
+        implementation = load(READERS, reader.format)
         try:
-            inspect.signature(load(READERS, reader.format)).bind(root, part=None, **reader.options)
+            inspect.signature(implementation).bind(root, part=None, **reader.options)
         except TypeError as error:
             raise dataset_source.error((name, "reader"), f"{reader.format}: {error}") from None
+        for key in project.datasets[name].properties:
+            known = implementation.properties
+            dataset_source.known(name, "properties", key, name=key, entries=known, kind="property")
         for position, file in enumerate(project.datasets[name].files):
             if file.path is not None and not (root / file.path).is_file():
                 raise dataset_source.error((name, "files", position, "path"), f"no such file: {file.path}")
@@ -412,6 +448,19 @@ class _Source:
                 raise ConfigError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from error
             if not isinstance(self.content, dict):
                 raise ConfigError(f"{path}: must hold 'key: value' entries")
+            self._refuse_duplicates(self.node)
+
+    def _refuse_duplicates(self, node: yaml.Node) -> None:
+        """YAML's loader takes the last of two equal keys without a word."""
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            for key, value in node.value:
+                if keys.count(key.value) > 1:
+                    raise ConfigError(f"{self.path}:{key.start_mark.line + 1}: '{key.value}' is given twice")
+                self._refuse_duplicates(value)
+        elif isinstance(node, yaml.SequenceNode):
+            for value in node.value:
+                self._refuse_duplicates(value)
 
     def parse(self, model: type[T], content: Any, prefix: tuple[str, ...] = ()) -> T:
         """Validates ``content`` and turns the first problem into a ConfigError."""

@@ -35,11 +35,13 @@ def convert(dataset: Conversion, name: str, split: str, raw: Path, path: Path) -
     """
     part = dataset.split.parts[split] if isinstance(dataset.split, SourceSplit) else None
     structures: Iterator[Structure] = _checked(open_reader(dataset, raw, part), raw)
+    total = None
     if isinstance(dataset.split, RandomSplit):
-        groups = list(open_reader(dataset, raw, None).groups())
+        counted = Progress(f"count {name}", unit="structures")
+        groups = list(counted.over(open_reader(dataset, raw, None).groups()))
         members = assign_splits(dataset.split, groups)[split]
-        structures = _only(structures, members)
-    progress = Progress(f"convert {name} {split}", unit="structures")
+        structures, total = _only(structures, members), int(members.sum())
+    progress = Progress(f"convert {name} {split}", total=total, unit="structures")
     return write_structures(
         path,
         progress.over(_in_base_units(structures, dataset)),

@@ -15,7 +15,7 @@ import requests
 
 from atomcsi.config import SourceFile
 from atomcsi.errors import AtomcsiError, InputError
-from atomcsi.files import atomic_path, write_json
+from atomcsi.files import atomic_path, read_json, remove, write_json
 
 SCHEMA = "atomcsi.raw/1"
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 def fetch_files(files: Sequence[SourceFile], name: str, folder: Path, root: Path, manifest: Path) -> None:
     """Puts all files of a dataset into ``folder``, unpacked where the entry says so, and writes a manifest.
 
-    Files that are there with the right hash are kept, so an interrupted run goes on where it stopped.
+    Files that are there with the right hash are kept, so an interrupted run goes on where it stopped. Unless the
+    manifest is that of the same files, everything else in ``folder`` is removed: readers take what they find there,
+    and must not find members of an earlier archive. An entry without files leaves the folder to its user.
 
     Args:
         files: The files of the dataset's catalogue entry.
@@ -38,12 +40,22 @@ def fetch_files(files: Sequence[SourceFile], name: str, folder: Path, root: Path
         InputError: A file has the wrong hash, or an archive cannot be unpacked.
         AtomcsiError: A download failed.
     """
+    content = {"dataset": name, "files": [file.model_dump(mode="json") for file in files]}
+    try:
+        unchanged = read_json(manifest, SCHEMA).get("files") == content["files"]
+    except InputError:
+        unchanged = False
+    if files and not unchanged:
+        remove(manifest)
+        for path in list(folder.glob("*")):
+            if not (path.is_file() and path.name in {file.name for file in files}):
+                remove(path)
     for position, file in enumerate(files):
         logger.info("fetch %s: file %d of %d, %s", name, position + 1, len(files), file.name)
         path = fetch_file(file, folder, root)
         if file.unpack:
             unpack(path, folder)
-    write_json(manifest, SCHEMA, {"dataset": name, "files": [file.model_dump(mode="json") for file in files]})
+    write_json(manifest, SCHEMA, content)
 
 
 def fetch_file(file: SourceFile, folder: Path, root: Path) -> Path:
@@ -67,18 +79,19 @@ def fetch_file(file: SourceFile, folder: Path, root: Path) -> Path:
             source, mend = file.url, "run again; if it persists the publisher changed the file"
         if not matches(temporary, file.hash):
             algorithm, expected = file.hash.split(":")
-            found = _digest(temporary, algorithm)
+            found = digest(temporary, algorithm)
             raise InputError(source, f"has the {algorithm} {found} instead of {expected}", mend=mend)
     return target
 
 
 def matches(path: Path, expected: str) -> bool:
     """Whether a file has the hash ``algorithm:hexdigest``."""
-    algorithm, digest = expected.split(":")
-    return _digest(path, algorithm) == digest
+    algorithm, wanted = expected.split(":")
+    return digest(path, algorithm) == wanted
 
 
-def _digest(path: Path, algorithm: str) -> str:
+def digest(path: Path, algorithm: str) -> str:
+    """Returns the hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 

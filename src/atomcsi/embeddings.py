@@ -9,6 +9,7 @@ sample holds it; ``source`` and ``class`` (structures,); ``moments/count``, ``mo
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,32 @@ import h5py
 import numpy as np
 import torch
 
-from atomcsi.config import Embedding, ExtractorSpec, Sampling
+from atomcsi.config import ExtractorSpec, Sampling
+from atomcsi.download import digest
 from atomcsi.errors import InputError
 from atomcsi.extractors.base import Extractor
 from atomcsi.files import atomic_path, remove, resume_folder, versions
 from atomcsi.moments import Moments
 from atomcsi.progress import Progress
-from atomcsi.registry import EXTRACTORS, load
+from atomcsi.registry import EXTRACTORS, implementation, load
 from atomcsi.sampling import Sample, draw
 from atomcsi.structure_lmdb import StructureLMDB
 
 SCHEMA = "atomcsi.embeddings/1"
 
 
-def build_extractor(spec: ExtractorSpec, device: str = "auto") -> Extractor:
-    """Returns the extractor that a catalogue entry describes, on a GPU if ``device`` is ``auto`` and there is one."""
+def build_extractor(spec: ExtractorSpec, checkpoint: Path | None = None, device: str = "auto") -> Extractor:
+    """Returns the extractor that a catalogue entry describes.
+
+    Args:
+        spec: The entry.
+        checkpoint: Where the file of its option ``checkpoint`` is.
+        device: ``cpu``, ``cuda``, or ``auto``: a GPU if there is one.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load(EXTRACTORS, spec.implementation)(**spec.options, device=device)
+    options = dict(spec.options) if checkpoint is None else {**spec.options, "checkpoint": checkpoint}
+    return load(EXTRACTORS, spec.implementation)(**options, device=device)
 
 
 def embed(
@@ -43,13 +52,12 @@ def embed(
     *,
     extractor: Extractor,
     name: str,
-    embedding: Embedding,
+    spec: ExtractorSpec,
     sampling: Sampling,
-    max_atoms: int,
 ) -> None:
     """Embeds a sample of the structures and writes features and moments.
 
-    The work is cut into chunks of ``embedding.chunk`` structures. Each becomes a file of its own in the folder
+    The work is cut into chunks of ``spec.chunk`` structures. Each becomes a file of its own in the folder
     ``<path>.parts``, so that an interrupted run resumes behind the last whole chunk, with the same result.
 
     Args:
@@ -57,25 +65,27 @@ def embed(
         path: The HDF5 file to write.
         extractor: What turns structures into features.
         name: The extractor's id.
-        embedding: Seed, filter and chunk size.
-        sampling: How many structures are drawn, and how.
-        max_atoms: Atoms in a batch, at most (unless one structure alone has more).
+        spec: Its entry, which it was built from.
+        sampling: Which structures are drawn.
 
     Raises:
-        InputError: No structure passes the filter.
+        InputError: No structure passes the sampling's filter.
     """
-    eligible = _eligible(structures, extractor, embedding)
-    sample = draw(sampling.method, structures.classes[eligible], sampling.structures, embedding.seed)
+    eligible = _eligible(structures, extractor, sampling)
+    sample = draw(sampling.method, structures.classes[eligible], sampling.structures, sampling.seed)
     sample = Sample(eligible[sample.indices], sample.multiplicity)
+    checkpoint = extractor.checkpoint
     plan = {
         "dataset": structures.metadata["provenance"]["dataset"],
         "split": structures.metadata["provenance"]["split"],
         "fingerprint": structures.metadata["fingerprint"],
         "extractor": name,
-        "extractor_version": extractor.version,
-        "embedding": embedding.model_dump(),
+        "implementation": implementation(EXTRACTORS, spec.implementation),
+        "options": {key: value for key, value in spec.options.items() if key != "checkpoint"},
+        "checkpoint": None if checkpoint is None else digest(checkpoint, "sha256"),
+        "max_atoms": spec.max_atoms,
+        "chunk": spec.chunk,
         "sampling": sampling.model_dump(),
-        "max_atoms": max_atoms,
         "structures": len(structures),
         "eligible": len(eligible),
         "drawn": len(sample),
@@ -83,32 +93,33 @@ def embed(
     }
     parts = resume_folder(path.with_name(path.name + ".parts"), plan)
 
-    chunks = np.array_split(np.arange(len(sample.indices)), -(-len(sample.indices) // embedding.chunk))
+    chunks = np.array_split(np.arange(len(sample.indices)), -(-len(sample.indices) // spec.chunk))
     files = [parts / f"{position:06d}.h5" for position in range(len(chunks))]
     done = sum(len(chunk) for chunk, file in zip(chunks, files, strict=True) if file.exists())
     progress = Progress(f"embed {plan['dataset']}", total=len(sample.indices), unit="structures", done=done)
     for chunk, file in zip(chunks, files, strict=True):
         if not file.exists():
-            features = _features(structures, sample.indices[chunk], extractor, max_atoms, progress)
+            start = time.monotonic()
+            features = _features(structures, sample.indices[chunk], extractor, spec.max_atoms, progress)
             with atomic_path(file) as temporary, h5py.File(temporary, "w") as part:
                 part["features"] = np.concatenate(features)
+                part.attrs["seconds"] = time.monotonic() - start
     _assemble(path, files, structures, sample, extractor.dim, plan)
     remove(parts)
     progress.finish()
 
 
-def _eligible(structures: StructureLMDB, extractor: Extractor, embedding: Embedding) -> np.ndarray:
+def _eligible(structures: StructureLMDB, extractor: Extractor, sampling: Sampling) -> np.ndarray:
     """Positions of the structures that the paper's filter and the extractor admit."""
-    highest = embedding.max_atomic_number
-    admitted = {z for z in extractor.elements if z <= highest}
+    admitted = {z for z in extractor.elements if z <= sampling.max_atomic_number}
     natoms = structures.natoms
-    mask = natoms >= embedding.min_atoms
+    mask = natoms >= sampling.min_atoms
     if not {int(z) for z in structures.metadata["elements"]} <= admitted:
         allowed = np.zeros(256, bool)
         allowed[sorted(admitted)] = True
         mask &= np.fromiter((allowed[s.numbers].all() for s in structures), bool, len(structures))
     if not mask.any():
-        problem = f"holds no structure with at least {embedding.min_atoms} atoms of the elements that are embedded"
+        problem = f"holds no structure with at least {sampling.min_atoms} atoms of the elements that are embedded"
         raise InputError(structures.path, problem, mend="see `embedding` in the run config")
     return np.flatnonzero(mask)
 
@@ -147,7 +158,7 @@ def _assemble(
     members = [structures[int(index)] for index in sample.indices]
     natoms = np.array([len(structure) for structure in members])
     atom_weights = np.repeat(sample.multiplicity, natoms)
-    moments, start = Moments.zero(dim), 0
+    moments, start, seconds = Moments.zero(dim), 0, 0.0
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         shape = (int(natoms.sum()), dim)
         chunks = (min(shape[0], max(1, (1 << 20) // (4 * dim))), dim)
@@ -156,6 +167,7 @@ def _assemble(
         for part_path in files:
             with h5py.File(part_path) as part:
                 rows = part["features"][:]
+                seconds += float(part.attrs["seconds"])
             stop = start + len(rows)
             target[start:stop] = rows
             moments += Moments.of(rows, atom_weights[start:stop])
@@ -170,7 +182,7 @@ def _assemble(
         file["moments/mean"] = moments.mean
         file["moments/scatter"] = moments.scatter
         file.attrs["schema"] = SCHEMA
-        file.attrs["provenance"] = json.dumps({**plan, "atoms": moments.count})
+        file.attrs["provenance"] = json.dumps({**plan, "atoms": moments.count, "seconds": seconds})
 
 
 def read_moments(path: Path | str) -> tuple[Moments, dict[str, Any]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import lmdb
 
 from atomcsi.errors import AtomcsiError, InputError
 
@@ -27,7 +30,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     replaces it.
 
     Raises:
-        AtomcsiError: The disk is full, or the folder cannot be written.
+        AtomcsiError: The disk is full or fails, or the folder cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -37,21 +40,43 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except BaseException as error:
+        problem = "" if isinstance(error, AtomcsiError) else _disk_problem(error, temporary)
         remove(temporary)
-        if is_disk_full(error):
-            raise AtomcsiError(
-                f"{path}: the disk is full, nothing was written (free some space and run again)"
-            ) from error
-        if isinstance(error, PermissionError):
-            raise AtomcsiError(f"{path}: cannot be written: {error.strerror}") from error
+        if problem:
+            raise AtomcsiError(f"{path}: {problem}") from error
         raise
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means that no space is left; LMDB and HDF5 only say so in words."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _disk_problem(error: BaseException, temporary: Path) -> str:
+    """Says what an error on writing ``temporary`` tells of the disk; empty if nothing."""
+    if isinstance(error, PermissionError):
+        return f"cannot be written: {error.strerror}"
+    full, failed = (errno.ENOSPC, errno.EDQUOT), (errno.EIO,)
+    # What LMDB has room for only in part it reports as failed.
+    if _means(error, full) or (_means(error, failed) and not _can_grow(temporary)):
+        return "the disk is full, nothing was written (free some space and run again)"
+    if _means(error, failed):
+        return f"cannot be written: {error} (check the disk; nothing was written)"
+    return ""
+
+
+def _means(error: BaseException, codes: tuple[int, ...]) -> bool:
+    """Whether an error is one of the system's with these codes; LMDB and HDF5 only say so in words."""
+    if isinstance(error, OSError) and error.errno in codes:
         return True
-    return "No space left on device" in str(error) or f"errno = {errno.ENOSPC}" in str(error)
+    return any(os.strerror(code) in str(error) or f"errno = {code}," in str(error) for code in codes)
+
+
+def _can_grow(path: Path) -> bool:
+    """Whether the disk takes another megabyte, tried out: what it says of its free space leaves out quotas."""
+    try:
+        with path.open("ab") as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return not _means(error, (errno.ENOSPC, errno.EDQUOT))
+    return True
 
 
 def remove(path: Path) -> None:
@@ -68,8 +93,12 @@ def write_json(path: Path | str, schema: str, content: Mapping[str, Any]) -> Non
         temporary.write_text(json.dumps({"schema": schema, **content}, indent=2) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path | str, schema: str) -> dict[str, Any]:
+def read_json(path: Path | str, schema: str | None) -> Any:
     """Reads what :func:`write_json` wrote.
+
+    Args:
+        path: The file.
+        schema: The schema that it must hold; None for any JSON.
 
     Raises:
         InputError: The file is missing, is no JSON, or holds another schema.
@@ -82,9 +111,32 @@ def read_json(path: Path | str, schema: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(path, f"is no JSON: {error}", mend=mend) from error
     found = content.get("schema") if isinstance(content, dict) else None
-    if found != schema:
+    if schema is not None and found != schema:
         raise InputError(path, f"holds the schema '{found}' where '{schema}' is needed", mend=mend)
     return content
+
+
+def open_lmdb(path: Path | str, *, mend: str, readahead: bool = True) -> lmdb.Environment:
+    """Opens an LMDB file for reading.
+
+    Args:
+        path: The file.
+        mend: What an error tells the user to do.
+        readahead: Whether the system reads ahead, which random access does not want.
+
+    Raises:
+        InputError: The file is no LMDB, or cut off.
+    """
+    try:
+        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=readahead)
+    except lmdb.Error as error:
+        raise InputError(path, f"is no readable LMDB: {error}", mend=mend) from error
+    # Reading pages beyond the file's end would kill the process.
+    size, needed = Path(path).stat().st_size, (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if size < needed:
+        environment.close()
+        raise InputError(path, f"is cut off: it has {size} of {needed} bytes", mend=mend)
+    return environment
 
 
 def write_table(path: Path | str, table: pd.DataFrame) -> None:

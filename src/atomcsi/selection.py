@@ -18,20 +18,27 @@ DISTANCE_SCHEMA = "atomcsi.distance/1"
 SELECTION_SCHEMA = "atomcsi.selection/1"
 
 
-def measure(upstream: Path, downstream: Path, path: Path, *, distance: str) -> None:
-    """Measures the distance between two embedding files and writes it as JSON.
+#: Two embeddings can be compared if these are equal.
+_ALIKE = ("extractor", "implementation", "options", "checkpoint")
+
+
+def compare(upstream: Path, downstream: Path, *, distance: str) -> dict[str, Any]:
+    """Measures the distance between two embedding files.
+
+    Returns:
+        ``value`` and its two terms, what was compared, and what the embeddings took.
 
     Raises:
         InputError: A file cannot be read, or the two were not embedded alike.
     """
     a, a_provenance = read_moments(upstream)
     b, b_provenance = read_moments(downstream)
-    for key in ("extractor", "extractor_version"):
+    for key in _ALIKE:
         if a_provenance[key] != b_provenance[key]:
             problem = f"was embedded with {key} {b_provenance[key]}, {upstream} with {a_provenance[key]}"
             raise InputError(downstream, problem, mend="embed both alike")
     found: Distance = load(DISTANCES, distance)(a, b)
-    content = {
+    return {
         "upstream": a_provenance["dataset"],
         "downstream": b_provenance["dataset"],
         "extractor": a_provenance["extractor"],
@@ -43,9 +50,15 @@ def measure(upstream: Path, downstream: Path, path: Path, *, distance: str) -> N
         "downstream_structures": b_provenance["drawn"],
         "upstream_atoms": a.count,
         "downstream_atoms": b.count,
+        "upstream_embedding_seconds": a_provenance["seconds"],
+        "downstream_embedding_seconds": b_provenance["seconds"],
         "versions": versions("numpy", "scipy"),
     }
-    write_json(path, DISTANCE_SCHEMA, content)
+
+
+def measure(upstream: Path, downstream: Path, path: Path, *, distance: str) -> None:
+    """Writes what :func:`compare` finds as JSON."""
+    write_json(path, DISTANCE_SCHEMA, compare(upstream, downstream, distance=distance))
 
 
 def distance_table(paths: Sequence[Path]) -> pd.DataFrame:

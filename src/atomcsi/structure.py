@@ -83,6 +83,9 @@ class Structure:
                 return f"has {name} that are not finite (NaN or infinite)"
         if np.isinf(self.energy):
             return "has an infinite energy"
+        for name, value in self.properties.items():
+            if not np.isfinite(value):
+                return f"has the property '{name}' that is not finite (NaN or infinite)"
         if self.cell is not None and not np.isfinite(self.cell).all():
             return "has a cell that is not finite"
         if any(self.pbc) and (self.cell is None or abs(np.linalg.det(self.cell)) < 1e-6):
@@ -91,6 +94,8 @@ class Structure:
             array = getattr(self, name)
             if array is not None and array.shape != (n,):
                 return f"has {name} of shape {array.shape} for {n} atoms"
+        if self.tags is not None and (self.tags.min() < 0 or self.tags.max() > 255):
+            return "has tags outside 0 to 255"
         return ""
 
 

@@ -24,10 +24,11 @@ import lmdb
 import numpy as np
 
 from atomcsi.errors import InputError
-from atomcsi.files import atomic_path
+from atomcsi.files import atomic_path, open_lmdb
 from atomcsi.structure import Structure
 
 SCHEMA = "atomcsi.structures/1"
+_MEND = "delete it and run again"
 
 #: atoms (uint32), flags (uint16), length of the source's name (uint16), class (int32), energy (float64, eV).
 HEADER = struct.Struct("<IHHid")
@@ -113,7 +114,7 @@ class StructureLMDB(Sequence[Structure]):
         try:
             self.metadata: dict[str, Any] = json.loads(self._get(b"metadata") or b"{}")
         except (lmdb.Error, ValueError) as error:
-            raise InputError(path, f"is no readable LMDB: {error}", mend="delete it and run again") from error
+            raise InputError(path, f"is no readable LMDB: {error}", mend=_MEND) from error
         if self.metadata.get("schema") != SCHEMA:
             raise InputError(path, f"holds no '{SCHEMA}'", mend="make it with `atomcsi` or the pipeline")
         self._classes: list[str] = self.metadata["classes"]
@@ -140,8 +141,7 @@ class StructureLMDB(Sequence[Structure]):
         try:
             return decode(self._get(_KEY.pack(index)), self._classes, self._properties)
         except (TypeError, ValueError, struct.error, lmdb.Error) as error:
-            mend = "delete the file and run again"
-            raise InputError(self.path, f"is damaged: {error}", record=f"structure {index}", mend=mend) from error
+            raise InputError(self.path, f"is damaged: {error}", record=f"structure {index}", mend=_MEND) from error
 
     def __getstate__(self) -> dict[str, Any]:
         """An open environment must not cross into another process."""
@@ -163,7 +163,7 @@ def _open(path: Path) -> lmdb.Environment:
     status = path.stat()
     environment = _environments.get((status.st_dev, status.st_ino))
     if environment is None:
-        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False, meminit=False)
+        environment = open_lmdb(path, mend=_MEND, readahead=False)
         _environments[status.st_dev, status.st_ino] = environment
     return environment
 

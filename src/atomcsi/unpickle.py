@@ -36,11 +36,33 @@ _STORAGES = {
 _STORAGE_MAGIC = 0x1950A86A20F9469CFC6C
 
 
+class _Dtype:
+    """Stands for a dtype of plain numbers or text, of which a pickle can choose the byte order and nothing else.
+
+    A dtype of NumPy believes the state that it is given: with an object for a field, bytes of the pickle would
+    become pointers.
+    """
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, name: str) -> None:
+        # A copy, for NumPy's own dtype objects are shared.
+        self.dtype = np.dtype(str(name), copy=True)
+        if self.dtype.kind not in "biufcSU":
+            raise pickle.UnpicklingError(f"it holds values of the type {self.dtype}, not plain numbers or text")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _version, order, *structure = state
+        if any(part is not None for part in structure[:3]):
+            raise pickle.UnpicklingError("it gives fields to a plain number")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Builtin values and NumPy scalars.
 
     The stand-ins are types of C and bound methods, for a pickle can set attributes on whatever it can name, and
-    these do not let it.
+    these do not let it. Nor does it ever hold a dtype of NumPy, see :class:`_Dtype`.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -54,12 +76,14 @@ class _PlainUnpickler(pickle.Unpickler):
         if (module, name) == ("numpy", "dtype"):
             return self._dtype
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "scalar":
-            return _numpy_scalar
+            return self._scalar
         return None
 
-    def _dtype(self, name: str, *_: object) -> np.dtype:
-        # A copy: NumPy's own dtype objects are shared, and the pickle goes on to set the state of what it gets.
-        return np.dtype(str(name), copy=True)
+    def _dtype(self, name: str, *_: object) -> _Dtype:
+        return _Dtype(name)
+
+    def _scalar(self, dtype: _Dtype, content: bytes) -> np.generic:
+        return _numpy_scalar(dtype.dtype, content)
 
 
 class _DataUnpickler(_PlainUnpickler):
@@ -86,15 +110,17 @@ class _DataUnpickler(_PlainUnpickler):
         if magic != _STORAGE_MAGIC:
             raise pickle.UnpicklingError("it holds a tensor in a layout that is not torch's")
         _, dtype, _key, _device, _length, view = storage
-        if view is not None:
-            raise pickle.UnpicklingError("it holds a tensor that is a view of another one")
+        if dtype not in _STORAGES.values() or view is not None:
+            raise pickle.UnpicklingError("it holds a tensor without elements of its own")
         length = int.from_bytes(stream.read(8), "little")
         return np.frombuffer(content, dtype, count=length, offset=stream.tell())
 
     def _tensor(
         self, storage: np.ndarray, offset: int, shape: Sequence[int], strides: Sequence[int], *_: object
     ) -> np.ndarray:
-        # NumPy checks that shape and strides stay inside the buffer.
+        # NumPy checks that shape and strides stay inside the buffer, but takes -1 for a length that it infers later.
+        if min((0, *shape)) < 0:
+            raise pickle.UnpicklingError(f"it holds a tensor of the shape {shape}")
         size = storage.itemsize
         return np.ndarray(shape, storage.dtype, storage, offset * size, [step * size for step in strides])
 

@@ -75,7 +75,6 @@ def structures():
 
 def test_shapes_and_types(extractor, structures):
     assert isinstance(extractor, Extractor)
-    assert isinstance(extractor.version, int)
     assert {1, 6, 8, 29} <= extractor.elements <= set(range(1, 119))
     before = copy.deepcopy(structures)
     found = extractor.features(structures)

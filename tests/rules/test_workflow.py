@@ -25,9 +25,10 @@ class Run:
         shutil.copytree(ROOT / "tests" / "data" / "config", config)
         for name in ("datasets.yaml", "extractors.yaml"):
             shutil.copy(ROOT / "config" / name, config / name)
-        # Some hundred structures less to evaluate on.
-        self.edit("datasets.yaml", "train: 400, val: 100, test: rest", "train: rest, val: 20, test: 20")
-        self.edit("datasets.yaml", "train: rest, val: 100, test: 150", "train: rest, val: 20, test: 20")
+        # Chunks that a test can interrupt between, and some hundred structures less to evaluate on.
+        self.edit("extractors.yaml", "max_atoms: 100000", "max_atoms: 100\n  chunk: 5")
+        self.edit("datasets.yaml", "train: rest, val: 100, test: 100", "train: rest, val: 20, test: 20")
+        self.edit("datasets.yaml", "train: rest, val: 100, test: 100", "train: rest, val: 20, test: 20")
 
     def edit(self, file: str, old: str, new: str) -> None:
         path = self.folder / "config" / file
@@ -38,14 +39,14 @@ class Run:
     def command(self, *arguments: str) -> list[str]:
         command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", self.folder]
         command += ["--workflow-profile", "none", "--profile", ROOT / "profiles" / "local", "--cores", "2"]
-        return [*map(str, command), "--configfile", str(self.folder / "config" / "small.yaml"), *arguments]
+        return [*map(str, command), *arguments, "--configfile", str(self.folder / "config" / "small.yaml")]
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=600)
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Rules that a dry run would execute, with their number of jobs."""
-        found = self("--dry-run", "--quiet", "rules", *arguments)
+        found = self(*arguments, "--dry-run", "--quiet", "rules")
         assert found.returncode == 0, found.stderr
         lines = found.stdout.splitlines()
         table = lines[lines.index(next(line for line in lines if line.startswith("job "))) + 2 :]
@@ -58,7 +59,8 @@ class Run:
         for path in sorted((self.folder / "results").rglob("*.json")):
             content = json.loads(path.read_text())
             for record in (content, *content.get("history", [])):
-                record.pop("seconds", None)
+                for key in [key for key in record if key.endswith("seconds")]:
+                    del record[key]
             found[str(path.relative_to(self.folder))] = content
         return found
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from atomcsi.cli import main
+from atomcsi.errors import InputError
 
 
 def run(*arguments, **options):
@@ -50,3 +51,28 @@ def test_info(toy_lmdb, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["info", str(tmp_path / "x.txt")])
     assert stop.value.code == 1
+
+
+@pytest.mark.parametrize(("content", "problem"), [(None, "is missing"), ("{", "is no JSON")])
+def test_info_on_bad_json(tmp_path, capsys, content, problem):
+    path = tmp_path / "x.json"
+    if content:
+        path.write_text(content)
+    with pytest.raises(SystemExit):
+        main(["info", str(path)])
+    message = capsys.readouterr().err
+    assert problem in message and message.count("\n") == 1
+
+
+def test_csi_compares_as_the_pipeline_does(tmp_path, monkeypatch, capsys):
+    def compare(upstream, downstream, *, distance):
+        if upstream != downstream:
+            raise InputError(downstream, "was embedded with another extractor")
+        return {"value": 3.0, "mean_term": 1.0, "covariance_term": 2.0, "distance": distance}
+
+    monkeypatch.setattr("atomcsi.selection.compare", compare)
+    main(["csi", "a.h5", "a.h5"])
+    assert capsys.readouterr().out == "3 = 1 (means) + 2 (covariances)\n"
+    with pytest.raises(SystemExit):
+        main(["csi", "a.h5", "b.h5"])
+    assert "b.h5: was embedded with another extractor" in capsys.readouterr().err

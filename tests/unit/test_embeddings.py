@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from atomcsi.config import Embedding, Sampling
+from atomcsi.config import ExtractorSpec, Sampling
 from atomcsi.embeddings import batches_by_atoms, embed, read_moments
 from atomcsi.errors import InputError
 from atomcsi.extractors.base import Extractor
@@ -17,7 +17,6 @@ SAMPLING = Sampling(method="balanced", structures=30)
 class Counting(Extractor):
     """Features with a known value that count their calls and can be told to stop."""
 
-    version = 1
     dim = 2
     elements = frozenset(range(1, 119))
 
@@ -25,16 +24,17 @@ class Counting(Extractor):
         super().__init__()
         self.seen, self.stop_after = 0, stop_after
 
-    def features(self, structures):
+    def _rows(self, structures):
         self.seen += len(structures)
         if self.stop_after is not None and self.seen > self.stop_after:
             raise KeyboardInterrupt
-        return [np.stack([s.numbers, s.positions[:, 0]], axis=1).astype("f4") for s in structures]
+        return np.concatenate([np.stack([s.numbers, s.positions[:, 0]], axis=1) for s in structures])
 
 
-def run(store, path, extractor, chunk=7, sampling=SAMPLING, **embedding):
-    embedding = Embedding(extractor="counting", upstream=sampling, downstream=sampling, chunk=chunk, **embedding)
-    embed(store, path, extractor=extractor, name="counting", embedding=embedding, sampling=sampling, max_atoms=20)
+def run(store, path, extractor, sampling=SAMPLING, **changes):
+    spec = ExtractorSpec(implementation="composition", max_atoms=20, chunk=7)
+    sampling = sampling.model_copy(update=changes)
+    embed(store, path, extractor=extractor, name="counting", spec=spec, sampling=sampling)
 
 
 def contents(path):

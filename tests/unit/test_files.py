@@ -1,7 +1,9 @@
+import errno
 import os
 import subprocess
 
 import h5py
+import lmdb
 import numpy as np
 import pytest
 
@@ -81,3 +83,22 @@ def test_a_full_disk(small_disk, toy_structures):
         with pytest.raises(AtomcsiError, match="the disk is full, nothing was written"):
             fill()
         assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error", [lmdb.Error("mdb_txn_commit: Input/output error"), OSError(errno.EIO, os.strerror(errno.EIO))]
+)
+def test_a_failing_disk_is_not_called_full(tmp_path, error):
+    with (
+        pytest.raises(AtomcsiError, match=r"x\.lmdb: cannot be written: .*Input/output error"),
+        atomic_path(tmp_path / "x.lmdb"),
+    ):
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_pass(tmp_path):
+    read = InputError("raw.xyz", "cannot be read: Input/output error")
+    with pytest.raises(InputError) as caught, atomic_path(tmp_path / "x"):
+        raise read
+    assert caught.value is read

@@ -457,9 +457,9 @@ def test_oc22_with_files_missing_or_cut(oc22, slab_data):
     write_lmdb(path, 100 * [slab_data()], length=101)
     refuses(oc22, "data.0000.lmdb: 100: is not there, but the file should have 101 records")
     cut(path)
-    refuses(oc22, "data.0000.lmdb: is cut short")
+    refuses(oc22, "data.0000.lmdb: is cut off")
     path.write_bytes(b"no database" * 1000)
-    refuses(oc22, "data.0000.lmdb: is damaged or no LMDB")
+    refuses(oc22, "data.0000.lmdb: is no readable LMDB")
     oc22.metadata.unlink()
     refuses(oc22, "oc22_metadata.pkl: is missing")
 
@@ -522,6 +522,11 @@ def test_qm9_agrees_with_the_real_sample(qm9, real):
     (methane, *_) = ExtxyzReader(real / "qm9", file="qm9_reduced_100.xyz")
     read = next(iter(Qm9Reader(qm9, properties=[])))
     np.testing.assert_allclose(read.positions, methane.positions, atol=1e-8)
+
+
+def test_formats_name_the_properties_that_they_can_give():
+    assert {"U0", "gap"} < Qm9Reader.properties
+    assert ExtxyzReader.properties == frozenset()
 
 
 def test_bad_qm9(qm9):

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from atomcsi.config import BackboneSpec, Dataset, ExtractorSpec, Project, RunConfig, Task
+from atomcsi.errors import AtomcsiError
+from atomcsi.files import write_json
 from atomcsi.report.figures import FIGURES, draw
 from atomcsi.report.outcome import (
     Errors,
@@ -22,8 +24,8 @@ from atomcsi.report.outcome import (
     summarise,
     verdict,
 )
-from atomcsi.report.page import badge, costs, duration, write_report
-from atomcsi.selection import select
+from atomcsi.report.page import badge, costs, duration, merged_versions, write_report
+from atomcsi.selection import SELECTION_SCHEMA, select
 
 UPSTREAMS = ["near", "middle", "far"]
 TASKS = {"drug-forces": "drug", "salt-forces": "salt"}
@@ -45,6 +47,8 @@ def make_tables(seeds: int = 3) -> Tables:
                 "downstream_structures": 50,
                 "upstream_atoms": 2000,
                 "downstream_atoms": 700,
+                "upstream_embedding_seconds": 4.0,
+                "downstream_embedding_seconds": 1.5,
             }
             for downstream, values in CSI.items()
             for upstream, value in zip(UPSTREAMS, values, strict=True)
@@ -135,11 +139,11 @@ def test_summary_over_seeds(tables):
     assert row["std"] == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
 
 
-def test_a_run_without_an_error_does_not_count(tables):
+def test_a_run_without_an_error_is_named(tables):
     runs = tables.finetuning.copy()
     runs.loc[(runs["task"] == "drug-forces") & (runs["init"] == "near") & (runs["seed"] == 0), "mae"] = math.nan
-    near = judged(dataclasses.replace(tables, finetuning=runs), "drug-forces").chosen
-    assert (near.seeds, near.mean, near.low) == (2, 13.0, 12.0)
+    with pytest.raises(AtomcsiError, match="drug-forces from near, seed 0: the test error is nan"):
+        judged(dataclasses.replace(tables, finetuning=runs), "drug-forces")
 
 
 def test_a_choice_that_wins(tables):
@@ -164,8 +168,8 @@ def test_a_choice_that_misses_and_does_not_pay(tables):
     assert badge(outcome) == ("even", "≈ not the best, within the noise")
     assert verdict(outcome) == (
         "CSI chose near, but middle was better: the choice's mean error is 20% higher, though the seeds overlap: the"
-        " miss is within the noise. Pretraining on it did not pay: the error from scratch is 9.1% lower, which is"
-        " within the noise."
+        " miss is within the noise. Pretraining on it did not pay: the choice's mean error is 9.1% higher than"
+        " from scratch, which is within the noise."
     )
 
 
@@ -219,9 +223,23 @@ def test_a_perfect_order_of_four_is_no_proof():
 
 def test_costs(tables):
     found = costs(tables, {"near"})
-    assert (found["pretraining_seconds"], found["finetuning_seconds"], found["chosen"]) == (540, 240, 180)
+    assert (found["pretraining_seconds"], found["finetuning_seconds"]) == (540, 240)
+    # Three upstreams and two downstream datasets, each embedded once; the choice costs that and its pretraining.
+    assert (found["embedded"], found["embedding_seconds"], found["chosen"]) == (5, 15, 195)
     assert found["pretraining"][0]["budget"] == 480
     assert costs(tables, {"elsewhere"})["chosen"] is None
+
+
+def test_versions_that_differ_are_said_to():
+    found = merged_versions([{"torch": "2.1", "numpy": "2.0"}, {"torch": "2.2", "numpy": "2.0"}])
+    assert found == {"torch": "2.1 and 2.2 (they differ)", "numpy": "2.0"}
+
+
+def test_a_choice_that_costs_half_as_much_again(tables):
+    runs = tables.finetuning.copy()
+    runs.loc[runs["init"] == "near", "mae"], runs.loc[runs["init"] == "scratch", "mae"] = 150.0, 100.0
+    outcome = judged(dataclasses.replace(tables, finetuning=runs), "drug-forces")
+    assert "the choice's mean error is 50% higher than from scratch." in verdict(outcome)
 
 
 def test_numbers_are_written_as_people_do():
@@ -243,6 +261,17 @@ def test_figures_repeat_and_keep_their_table(name, tables, tmp_path):
     assert b"near" in svg and b"metadata" not in svg
     assert len(pd.read_csv(tmp_path / "a.csv")) > 0
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_csi_matrix_needs_no_training(tables, tmp_path):
+    tables.csi.to_csv(tmp_path / "csi.csv", index=False)
+    paths = []
+    for selection in tables.selections:
+        paths.append(tmp_path / f"{selection['downstream']}.json")
+        write_json(paths[-1], SELECTION_SCHEMA, selection)
+    draw("csi-matrix", Tables.read(csi=tmp_path / "csi.csv", selections=paths), tmp_path / "a.svg")
+    draw("csi-matrix", tables, tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_unknown_figure(tables, tmp_path):
@@ -309,6 +338,9 @@ def test_the_page_holds_everything_and_loads_nothing(tables, tmp_path):
         "Mind the extractor.",
         "CSI chose the best upstream in 1 of 2 tasks",
         "Pretraining on it did not pay",
+        "embedding for CSI 5 15.0 s",
+        "pretrains only what it chose: 3.25 min, embedding included, instead of 9.00 min of pretraining.",
+        "In the demo, ani1x-mini",
         "2.00 times as much.",
         "1.05 times as much: a close call.",
         "1 of 10 cases",
@@ -322,14 +354,14 @@ def test_the_page_holds_everything_and_loads_nothing(tables, tmp_path):
 
 def test_a_full_run_has_no_demo_banner_and_only_7net_a_warning(tables, tmp_path):
     text = write_page(tables, tmp_path, scale="full", extractor="composition", title="<i>x</i>")
-    assert "Demo with stand-ins" not in text and "Mind the extractor" not in text
+    assert "Demo with stand-ins" not in text and "In the demo" not in text and "Mind the extractor" not in text
     assert "<i>x</i>" not in text
 
 
 def test_gaps_and_single_seeds(tmp_path):
     tables = make_tables(seeds=1)
     runs, csi = tables.finetuning.copy(), tables.csi.copy()
-    runs.loc[runs["init"] == "far", "mae"] = math.nan
+    runs = runs[runs["init"] != "far"]
     csi.loc[csi["upstream"] == "far", "value"] = math.nan
     csi.loc[0, "value"] = 0.0
     selections = [select(csi, downstream) for downstream in CSI]

@@ -3,8 +3,11 @@ import json
 import pandas as pd
 import pytest
 
+from atomcsi.config import ExtractorSpec, Sampling
+from atomcsi.embeddings import embed
 from atomcsi.errors import InputError
-from atomcsi.selection import select, write_selection
+from atomcsi.extractors.composition import CompositionExtractor
+from atomcsi.selection import compare, select, write_selection
 
 
 def table(**values) -> pd.DataFrame:
@@ -32,15 +35,15 @@ def test_ties_go_by_name_and_zero_has_no_margin(tmp_path):
 
 
 def test_different_extractors_cannot_be_compared(tmp_path, toy_lmdb):
-    from atomcsi.config import Embedding, Sampling
-    from atomcsi.embeddings import embed
-    from atomcsi.extractors.composition import CompositionExtractor
-    from atomcsi.selection import measure
-
-    sampling = Sampling(method="random", structures=4)
     for name in ("one", "two"):
-        embedding = Embedding(extractor=name, upstream=sampling, downstream=sampling)
-        embed(toy_lmdb(4), tmp_path / f"{name}.h5", extractor=CompositionExtractor(), name=name, embedding=embedding,
-              sampling=sampling, max_atoms=100)  # fmt: skip
+        embed(
+            toy_lmdb(4),
+            tmp_path / f"{name}.h5",
+            extractor=CompositionExtractor(),
+            name=name,
+            spec=ExtractorSpec(implementation="composition"),
+            sampling=Sampling(method="random", structures=4),
+        )
     with pytest.raises(InputError, match="was embedded with extractor two"):
-        measure(tmp_path / "one.h5", tmp_path / "two.h5", tmp_path / "d.json", distance="frechet")
+        compare(tmp_path / "one.h5", tmp_path / "two.h5", distance="frechet")
+    assert compare(tmp_path / "one.h5", tmp_path / "one.h5", distance="frechet")["value"] == pytest.approx(0, abs=1e-12)

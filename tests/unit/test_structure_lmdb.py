@@ -120,6 +120,40 @@ def test_an_error_leaves_nothing(tmp_path, toy_structures):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("keep", [0.9, 0.5, 0.1, 0.02])
+def test_a_file_that_is_cut_off(toy_lmdb, tmp_path, keep):
+    """Mapped pages behind the end of a file would kill the process."""
+    content = toy_lmdb(1000).path.read_bytes()
+    path = tmp_path / "cut.lmdb"
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(InputError, match=r"cut\.lmdb: is cut off: .* \(delete it and run again\)"):
+        StructureLMDB(path)
+
+
+@pytest.mark.parametrize("size", [0, 100, 5000])
+def test_a_file_without_its_first_pages(toy_lmdb, tmp_path, size):
+    path = tmp_path / "cut.lmdb"
+    path.write_bytes(toy_lmdb(10).path.read_bytes()[:size])
+    with pytest.raises(InputError, match=r"is cut off|is no readable LMDB"):
+        StructureLMDB(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, ""),
+        ({"energy": np.nan}, ""),
+        ({"properties": {"gap": np.nan}}, "the property 'gap' that is not finite"),
+        ({"properties": {"gap": 1.0, "mu": -np.inf}}, "the property 'mu' that is not finite"),
+        ({"tags": np.array([0, 1, 2, 256])}, "tags outside 0 to 255"),
+        ({"tags": np.array([0, 1, 2, -1])}, "tags outside 0 to 255"),
+    ],
+)
+def test_what_cannot_be_stored_is_a_problem(changes, problem):
+    found = slab(**changes).problem()
+    assert problem in found and bool(problem) == bool(found)
+
+
 def test_files_that_are_not_ours(tmp_path):
     with pytest.raises(InputError, match="is missing"):
         StructureLMDB(tmp_path / "none.lmdb")

@@ -2,6 +2,9 @@
 
 import os
 import pickle
+import struct
+import subprocess
+import sys
 from collections import OrderedDict
 
 import numpy as np
@@ -71,6 +74,62 @@ def test_tensor_cannot_reach_beyond_its_storage(torch):
     outside = Calls(torch._utils._rebuild_tensor_v2, storage, 0, (1000,), (1,), False, OrderedDict())
     with pytest.raises(InputError, match="is no pickle that can be read safely"):
         load_pyg_data(pickle.dumps(outside))
+
+
+def test_numbers_of_a_shape_that_numpy_infers_cannot_reach_beyond_their_storage(torch):
+    storage = torch.arange(5000.0)._typed_storage()
+    outside = Calls(torch._utils._rebuild_tensor_v2, storage, 4000, (-1,), (2000,), False, OrderedDict())
+    with pytest.raises(InputError, match=r"a tensor of the shape \(-1,\)"):
+        load_pyg_data(pickle.dumps(outside))
+
+
+def text(string: str) -> bytes:
+    return b"X" + len(string).to_bytes(4, "little") + string.encode()
+
+
+def dtype(name: str, state: bytes = b"") -> bytes:
+    """Part of a pickle: ``numpy.dtype(name)``, and what is built on it."""
+    return b"cnumpy\ndtype\n" + text(name) + b"\x85R" + state
+
+
+#: A void of 8 bytes gets a field that is an object, and flags that hide it: the bytes 41...41 become a pointer.
+FIELDS = b"}" + text("a") + dtype("O") + b"K\x00\x86s"
+FORGED = b"(K\x03" + text("|") + b"N" + text("a") + b"\x85" + FIELDS + b"K\x08K\x01K\x00tb"
+
+
+@pytest.mark.parametrize("name", ["V8", "S8", "f8"])
+def test_bytes_do_not_become_pointers(name):
+    forged = b"\x80\x02cnumpy.core.multiarray\nscalar\n" + dtype(name, FORGED) + b"C\x08AAAAAAAA\x86R."
+    script = "import sys; from atomcsi.unpickle import load_plain; print(load_plain(sys.stdin.buffer.read()))"
+    # In a process of its own, for it would crash.
+    done = subprocess.run([sys.executable, "-c", script], input=forged, capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert b"InputError: pickle: is no pickle that can be read safely" in done.stderr
+
+
+def test_big_endian_number():
+    state = b"(K\x03" + text(">") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    scalar = b"\x80\x03cnumpy.core.multiarray\nscalar\n" + dtype("f8", state)
+    assert load_plain(scalar + b"C\x08" + struct.pack(">d", 1.5) + b"\x86R.") == 1.5
+
+
+def test_a_number_has_no_fields():
+    state = b"(K\x03" + text("<") + b"N" + text("a") + b"\x85}NNNNtb"
+    with pytest.raises(InputError, match="gives fields to a plain number"):
+        load_plain(b"\x80\x02" + dtype("f8", state) + b".")
+
+
+@pytest.mark.parametrize("name", ["O", "V8", "M8[s]", "f8,O", "(2,)f8"])
+def test_only_numbers_and_text(name):
+    with pytest.raises(InputError, match="not plain numbers or text"):
+        load_plain(b"\x80\x02" + dtype(name) + b".")
+
+
+@pytest.mark.parametrize("value", [np.str_("Cu4"), np.str_(""), np.bytes_(b"a"), np.bool_(True), np.int16(-2), 1j])
+def test_numpy_scalars_round_trip(value):
+    value = np.asarray(value)[()]  # 1j as NumPy's
+    read = load_plain(pickle.dumps(value))
+    assert (read, type(read)) == (value, type(value))
 
 
 def test_stand_ins_cannot_be_changed_by_a_pickle(make_data):

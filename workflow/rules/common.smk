@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -6,14 +7,22 @@ from snakemake.exceptions import WorkflowError
 
 from atomcsi.config import Conversion, load_project
 from atomcsi.errors import AtomcsiError
+from atomcsi.registry import (
+    BACKBONES,
+    DISTANCES,
+    EXTRACTORS,
+    READERS,
+    STEPS,
+    implementation,
+)
 
 try:
     PROJECT = load_project(config, path=workflow.configfiles[-1], root=workflow.basedir)
 except AtomcsiError as error:
     raise WorkflowError(str(error)) from None
 
-# The command belongs to the Python that runs Snakemake, whether or not its environment is activated.
-shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
+# `atomcsi` is found beside the Python that runs Snakemake, even if its environment is not activated.
+shell.prefix(f'export PATH="$PATH:{Path(sys.executable).parent}"; ')
 
 RUN = PROJECT.run
 FIGURES = ["csi-matrix", "finetuning", "csi-against-mae", "learning-curves"]
@@ -40,9 +49,28 @@ wildcard_constraints:
 # Params are plain data: Snakemake reruns a job when they change, and only then.
 
 
+# Implementations that numbers depend on are params too, by version (`impl`): a fix reruns what it changes, an edit
+# of a comment nothing.
+
+
+def in_repository(path):
+    # Relative, so that a repository that moves reruns nothing.
+    return os.path.relpath(Path(workflow.basedir) / path)
+
+
 def packaged_files(wildcards):
     files = PROJECT.datasets[wildcards.dataset].files
-    return [str(file.path) for file in files if file.path is not None]
+    return [in_repository(file.path) for file in files if file.path is not None]
+
+
+def checkpoint_file(wildcards):
+    options = PROJECT.extractors[wildcards.extractor].options
+    return in_repository(options["checkpoint"]) if "checkpoint" in options else []
+
+
+def implementation_of_conversion(wildcards):
+    reader = PROJECT.datasets[wildcards.dataset].reader.format
+    return [implementation(READERS, reader), f"convert@{STEPS['convert']}"]
 
 
 def files_entry(wildcards):
@@ -60,6 +88,11 @@ def extractor_entry(wildcards):
     return PROJECT.extractors[wildcards.extractor].model_dump(mode="json")
 
 
+def implementation_of_embedding(wildcards):
+    extractor = PROJECT.extractors[wildcards.extractor].implementation
+    return [implementation(EXTRACTORS, extractor), f"embed@{STEPS['embed']}"]
+
+
 def sampling_entry(wildcards):
     role = PROJECT.datasets[wildcards.dataset].role
     return getattr(RUN.embedding, role).model_dump(mode="json")
@@ -67,6 +100,11 @@ def sampling_entry(wildcards):
 
 def backbone_entry(wildcards):
     return PROJECT.backbones[wildcards.backbone].model_dump_json()
+
+
+def implementation_of_training(wildcards):
+    backbone = PROJECT.backbones[wildcards.backbone].implementation
+    return [implementation(BACKBONES, backbone), f"train@{STEPS['train']}"]
 
 
 def task_entry(wildcards):
@@ -84,9 +122,10 @@ def task_splits(wildcards):
 def pretrained_model(wildcards):
     if wildcards.init == "scratch":
         return []
-    return (
-        f"results/pretrain/{wildcards.backbone}/{wildcards.init}/"
-        f"seed{wildcards.seed}/model.json"
+    return multiext(
+        f"results/pretrain/{wildcards.backbone}/{wildcards.init}/seed{wildcards.seed}/model",
+        ".json",
+        ".safetensors",
     )
 
 

@@ -10,13 +10,13 @@ rule csi:
         "results/benchmarks/csi/{extractor}/{distance}/{upstream}__{downstream}.tsv"
     priority: 10
     conda:
-        "atomcsi"
+        "../../environment.yml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
-        impl="frechet@1",
+        impl=lambda wildcards: implementation(DISTANCES, wildcards.distance),
     message:
         "Measure the {wildcards.distance} distance of {wildcards.upstream} to {wildcards.downstream}"
     script:
@@ -39,7 +39,7 @@ rule csi_matrix:
     priority: 10
     localrule: True
     conda:
-        "atomcsi"
+        "../../environment.yml"
     message:
         "Collect the CSI matrix"
     script:

@@ -7,14 +7,15 @@ rule fetch:
         "results/logs/fetch/{dataset}.log",
     benchmark:
         "results/benchmarks/fetch/{dataset}.tsv"
+    # Data and CSI come first: the answer needs no training.
+    priority: 10
     conda:
-        "atomcsi"
+        "../../environment.yml"
     resources:
         mem_mb=500,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         files=files_entry,
-        root=workflow.basedir,
     message:
         "Fetch the raw files of {wildcards.dataset}"
     script:
@@ -30,13 +31,15 @@ rule convert:
         "results/logs/convert/{dataset}/{split}.log",
     benchmark:
         "results/benchmarks/convert/{dataset}/{split}.tsv"
+    priority: 10
     conda:
-        "atomcsi"
+        "../../environment.yml"
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         conversion=conversion_entry,
+        impl=implementation_of_conversion,
     message:
         "Convert the {wildcards.split} split of {wildcards.dataset} to LMDB"
     script:

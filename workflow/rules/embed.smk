@@ -1,16 +1,16 @@
 rule embed:
     input:
         lmdb="results/lmdb/{dataset}/train.lmdb",
+        checkpoint=checkpoint_file,
     output:
         embedding="results/embeddings/{extractor}/{dataset}.h5",
     log:
         "results/logs/embed/{extractor}/{dataset}.log",
     benchmark:
         "results/benchmarks/embed/{extractor}/{dataset}.tsv"
-    # The answer comes before the proof: CSI needs no training.
     priority: 10
     conda:
-        "atomcsi"
+        "../../environment.yml"
     threads: 1
     resources:
         gpu=1,
@@ -18,8 +18,8 @@ rule embed:
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         extractor=extractor_entry,
-        embedding=RUN.embedding.model_dump(mode="json"),
         sampling=sampling_entry,
+        impl=implementation_of_embedding,
     message:
         "Embed {wildcards.dataset} with {wildcards.extractor}"
     script:

@@ -10,7 +10,7 @@ checkpoint select:
     priority: 10
     localrule: True
     conda:
-        "atomcsi"
+        "../../environment.yml"
     message:
         "Select the upstream dataset for {wildcards.downstream}"
     script:

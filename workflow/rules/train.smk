@@ -11,7 +11,7 @@ rule pretrain:
         "results/benchmarks/pretrain/{backbone}/{init}/seed{seed}.tsv"
     priority: 5
     conda:
-        "atomcsi"
+        "../../environment.yml"
     threads: 1
     resources:
         gpu=1,
@@ -21,6 +21,7 @@ rule pretrain:
         folder=subpath(output.card, parent=True),
         backbone=backbone_entry,
         settings=RUN.pretrain.model_dump_json(),
+        impl=implementation_of_training,
     message:
         "Pretrain {wildcards.backbone} on {wildcards.init}, seed {wildcards.seed}"
     shell:
@@ -42,7 +43,7 @@ rule finetune:
     benchmark:
         "results/benchmarks/finetune/{backbone}/{init}__{task}/seed{seed}.tsv"
     conda:
-        "atomcsi"
+        "../../environment.yml"
     threads: 1
     resources:
         gpu=1,
@@ -51,10 +52,11 @@ rule finetune:
     params:
         folder=subpath(output.card, parent=True),
         init=lambda wildcards, input: (
-            f"--init {Path(input.init).parent}" if input.get("init") else ""
+            f"--init {Path(input.init[0]).parent}" if input.get("init") else ""
         ),
         backbone=backbone_entry,
         task=task_entry,
+        impl=implementation_of_training,
     message:
         "Finetune {wildcards.init} on {wildcards.task}, seed {wildcards.seed}"
     shell:
@@ -80,7 +82,7 @@ rule pretraining_table:
         "results/benchmarks/pretraining_table.tsv"
     localrule: True
     conda:
-        "atomcsi"
+        "../../environment.yml"
     message:
         "Collect what the pretrainings took"
     script:
@@ -103,7 +105,7 @@ rule finetuning_table:
         "results/benchmarks/finetuning_table.tsv"
     localrule: True
     conda:
-        "atomcsi"
+        "../../environment.yml"
     message:
         "Collect the finetuning errors"
     script:

@@ -6,17 +6,17 @@ from atomcsi.jobs import job, set_threads
 
 with job(snakemake.log[0]):
     set_threads(snakemake.threads)
-    from atomcsi.config import Embedding, ExtractorSpec, Sampling
+    from atomcsi.config import ExtractorSpec, Sampling
     from atomcsi.embeddings import build_extractor, embed
     from atomcsi.structure_lmdb import StructureLMDB
 
     spec = ExtractorSpec.model_validate(snakemake.params.extractor)
+    checkpoint = snakemake.input.get("checkpoint")
     embed(
         StructureLMDB(snakemake.input.lmdb),
         Path(snakemake.output.embedding),
-        extractor=build_extractor(spec),
+        extractor=build_extractor(spec, Path(checkpoint) if checkpoint else None),
         name=snakemake.wildcards.extractor,
-        embedding=Embedding.model_validate(snakemake.params.embedding),
+        spec=spec,
         sampling=Sampling.model_validate(snakemake.params.sampling),
-        max_atoms=spec.max_atoms,
     )

@@ -9,4 +9,5 @@ from atomcsi.jobs import job
 with job(snakemake.log[0]):
     manifest = Path(snakemake.output.manifest)
     files = [SourceFile.model_validate(file) for file in snakemake.params.files]
-    fetch_files(files, snakemake.wildcards.dataset, manifest.parent, Path(snakemake.params.root), manifest)
+    repository = Path(snakemake.scriptdir).resolve().parents[1]
+    fetch_files(files, snakemake.wildcards.dataset, manifest.parent, repository, manifest)

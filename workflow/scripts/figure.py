@@ -7,11 +7,12 @@ from atomcsi.report.figures import draw
 from atomcsi.report.outcome import Tables
 
 with job(snakemake.log[0]):
+    figure = Path(snakemake.output.figure)
     tables = Tables.read(
         csi=snakemake.input.csi,
         selections=snakemake.input.selections,
-        finetuning=snakemake.input.finetuning,
-        pretraining=snakemake.input.pretraining,
-        cards=[*snakemake.input.named, *snakemake.input.choice],
+        finetuning=snakemake.input.get("finetuning"),
+        pretraining=snakemake.input.get("pretraining"),
+        cards=[*snakemake.input.get("named", []), *snakemake.input.get("choice", [])],
     )
-    draw(snakemake.wildcards.figure, tables, Path(snakemake.output.figure))
+    draw(figure.stem, tables, figure)

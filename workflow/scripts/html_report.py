@@ -3,22 +3,30 @@
 from pathlib import Path
 
 from atomcsi.config import Project
+from atomcsi.embeddings import read_moments
 from atomcsi.files import versions
 from atomcsi.jobs import job
 from atomcsi.report.outcome import Tables
-from atomcsi.report.page import write_report
+from atomcsi.report.page import merged_versions, write_report
 
 with job(snakemake.log[0]):
+    tables = Tables.read(
+        csi=snakemake.input.csi,
+        selections=snakemake.input.selections,
+        finetuning=snakemake.input.finetuning,
+        pretraining=snakemake.input.pretraining,
+        cards=[*snakemake.input.named, *snakemake.input.choice],
+    )
+    embeddings = [read_moments(path)[1] for path in snakemake.input.embeddings]
     write_report(
         Path(snakemake.output.page),
         project=Project.from_entries(snakemake.params.entries),
-        tables=Tables.read(
-            csi=snakemake.input.csi,
-            selections=snakemake.input.selections,
-            finetuning=snakemake.input.finetuning,
-            pretraining=snakemake.input.pretraining,
-            cards=[*snakemake.input.named, *snakemake.input.choice],
-        ),
+        tables=tables,
         figures={Path(path).stem: Path(path) for path in snakemake.input.figures},
-        provenance={"versions": versions("torch", "fairchem-core", "sevenn", "numpy", "scipy", "snakemake")},
+        # What trained and embedded may be of another day or machine than what writes the page.
+        provenance={
+            "versions that embedded": merged_versions(provenance["versions"] for provenance in embeddings),
+            "versions that pretrained": merged_versions(card["versions"] for card in tables.cards),
+            "versions that wrote this page": versions("numpy", "scipy", "pandas", "matplotlib", "snakemake"),
+        },
     )

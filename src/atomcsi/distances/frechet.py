@@ -9,9 +9,6 @@ from scipy import linalg
 
 from atomcsi.moments import Moments
 
-#: Bumped when the numbers change, so that the pipeline recomputes what depends on them.
-VERSION = 1
-
 
 @dataclass(frozen=True)
 class Distance:

@@ -17,7 +17,6 @@ class Extractor(ABC):
     """Turns structures into features of their atoms; constructed from the ``options`` of its entry as keywords.
 
     Attributes:
-        version: Raised by one whenever the same structures get other numbers.
         needs_checkpoint: Whether it reads its weights from a file.
         dim: Features per atom.
         elements: Atomic numbers that it knows.
@@ -30,7 +29,6 @@ class Extractor(ABC):
         ConfigError: A checkpoint is missing, or given to an extractor that takes none.
     """
 
-    version: int
     needs_checkpoint: bool = False
     dim: int
     elements: frozenset[int]

@@ -13,7 +13,6 @@ from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure
 class CompositionExtractor(Extractor):
     """One feature per element: 1 for the atom's own, 0 for the others."""
 
-    version = 1
     dim = MAX_ATOMIC_NUMBER
     elements = frozenset(range(1, MAX_ATOMIC_NUMBER + 1))
 

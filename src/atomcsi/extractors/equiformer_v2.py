@@ -73,7 +73,6 @@ class EquiformerV2Extractor(Extractor):
         InputError: The checkpoint does not exist, is none, holds code or is one of another architecture.
     """
 
-    version = 1
     needs_checkpoint = True
 
     def __init__(

@@ -20,7 +20,6 @@ class SevenNetExtractor(Extractor):
     The network was trained on crystals (MPtrj), so that molecules are outside of its domain.
     """
 
-    version = 1
     dim = 128
 
     def __init__(self, *, device: str = "cpu", checkpoint: Path | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from atomcsi.structure import Structure
 
@@ -20,6 +21,9 @@ class Reader(ABC):
         root: Folder that holds the dataset's downloaded and unpacked files.
         part: The part that the source itself calls train, validation and so on; None where it has no parts.
     """
+
+    #: Names of the scalar properties that the format can give.
+    properties: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, root: Path, *, part: str | None = None) -> None:
         self.root = Path(root)

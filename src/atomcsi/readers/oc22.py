@@ -18,8 +18,9 @@ import lmdb
 import numpy as np
 
 from atomcsi.errors import InputError
+from atomcsi.files import open_lmdb
 from atomcsi.readers.base import Reader
-from atomcsi.readers.raw import MEND_FILE, MEND_RECORD, BulkLabels, files_in, finite_energy, label_of, naming
+from atomcsi.readers.raw import MEND_FILE, MEND_RECORD, BulkLabels, files_in, finite_energy, label_of
 from atomcsi.structure import Structure
 from atomcsi.unpickle import load_plain, load_pyg_data
 
@@ -56,14 +57,8 @@ class Oc22Reader(Reader):
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the keys of an LMDB with the attributes of their Data."""
-    with naming(path):
-        size = path.stat().st_size
     try:
-        with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as file, file.begin() as transaction:
-            # Reading pages beyond the file's end would kill the process.
-            needed = (file.info()["last_pgno"] + 1) * file.stat()["psize"]
-            if size < needed:
-                raise InputError(path, f"is cut short: {size} of {needed} bytes", mend=MEND_FILE)
+        with open_lmdb(path, mend=MEND_FILE) as file, file.begin() as transaction:
             length = transaction.get(b"length")
             count = file.stat()["entries"] if length is None else load_plain(length, path=path, record="length")
             for index in range(count):
@@ -74,7 +69,7 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     raise InputError(path, problem, record=key, mend=MEND_FILE)
                 yield key, load_pyg_data(record, path=path, record=key)
     except lmdb.Error as error:
-        raise InputError(path, f"is damaged or no LMDB: {error}", mend=MEND_FILE) from error
+        raise InputError(path, f"is no readable LMDB: {error}", mend=MEND_FILE) from error
 
 
 def _structure(data: dict[str, Any], labels: BulkLabels | None, path: Path, key: str) -> Structure:

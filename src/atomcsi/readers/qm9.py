@@ -38,6 +38,8 @@ class Qm9Reader(Reader):
         uncharacterized: Path of the list of molecules to leave out below ``root``, or None.
     """
 
+    properties = frozenset(PROPERTIES)
+
     def __init__(
         self,
         root: Path,
@@ -53,7 +55,7 @@ class Qm9Reader(Reader):
         for name in properties:
             if name not in PROPERTIES:
                 raise ConfigError(f"unknown property of QM9 '{name}'{did_you_mean(name, PROPERTIES)}")
-        self.properties = tuple(properties)
+        self.requested = tuple(properties)
 
     def __iter__(self) -> Iterator[Structure]:
         """Yields the molecules in the order of their indices, as ``gdb/<index>``."""
@@ -99,5 +101,5 @@ class Qm9Reader(Reader):
             positions=np.array([[float(x), float(y), float(z)] for _, x, y, z, _ in atoms]),
             source=f"gdb/{index}",
             label=label_of(numbers, self.file, name),
-            properties={property_: properties[property_] for property_ in self.properties},
+            properties={property_: properties[property_] for property_ in self.requested},
         )

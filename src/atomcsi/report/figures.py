@@ -140,8 +140,8 @@ def csi_matrix(tables: Tables) -> tuple[Figure, pd.DataFrame]:
 
 def finetuning(tables: Tables) -> tuple[Figure, pd.DataFrame]:
     """Test error of every finetuning, a panel per task in its own unit."""
-    runs = tables.finetuning.dropna(subset="mae")
-    table = summarise(tables.finetuning)
+    runs = tables.finetuning
+    table = summarise(runs)
     table["selected"] = table["init"] == table["dataset"].map(tables.choices)
     present = set(table["init"])
     inits = [init for init in (*tables.upstreams, SCRATCH) if init in present]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
+from atomcsi.errors import AtomcsiError
 from atomcsi.files import read_json
 
 SCRATCH = "scratch"
@@ -22,27 +24,33 @@ ALL_TASKS = "all tasks"
 
 @dataclass(frozen=True)
 class Tables:
-    """Everything that a report is made from.
+    """Everything that a report is made from; a figure needs only some of it.
 
     Attributes:
-        csi: Distances in long form, of one extractor and one distance.
+        csi: Distances in long form, of one extractor and one distance, with the seconds that the embeddings took.
         selections: What :func:`atomcsi.selection.select` returned, one per downstream dataset.
-        finetuning: One row per finetuning.
-        pretraining: One row per pretraining.
+        finetuning: One row per finetuning; no rows and no columns before anything was trained.
+        pretraining: One row per pretraining; likewise.
         cards: The pretrained models' cards, with their history.
     """
 
     csi: pd.DataFrame
     selections: Sequence[Mapping[str, Any]]
-    finetuning: pd.DataFrame
-    pretraining: pd.DataFrame
-    cards: Sequence[Mapping[str, Any]]
+    finetuning: pd.DataFrame = field(default_factory=pd.DataFrame)
+    pretraining: pd.DataFrame = field(default_factory=pd.DataFrame)
+    cards: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def read(
-        cls, *, csi: Path, selections: Sequence[Path], finetuning: Path, pretraining: Path, cards: Sequence[Path]
+        cls,
+        *,
+        csi: Path,
+        selections: Sequence[Path],
+        finetuning: Path | None = None,
+        pretraining: Path | None = None,
+        cards: Sequence[Path] = (),
     ) -> Tables:
-        """Reads what the workflow wrote.
+        """Reads what the workflow wrote; what training gives can be left out.
 
         Raises:
             InputError: A file is missing or holds something else.
@@ -54,8 +62,8 @@ class Tables:
         return cls(
             csi=pd.read_csv(csi),
             selections=[read_json(path, SELECTION_SCHEMA) for path in selections],
-            finetuning=pd.read_csv(finetuning),
-            pretraining=pd.read_csv(pretraining),
+            finetuning=pd.DataFrame() if finetuning is None else pd.read_csv(finetuning),
+            pretraining=pd.DataFrame() if pretraining is None else pd.read_csv(pretraining),
             cards=[read_json(path, MODEL_SCHEMA) for path in cards],
         )
 
@@ -174,9 +182,17 @@ class Outcome:
 def summarise(finetuning: pd.DataFrame) -> pd.DataFrame:
     """Returns mean, least, largest and standard deviation of the MAE over seeds, a row per task and init.
 
-    Runs without an error (NaN) do not count.
+    Raises:
+        AtomcsiError: A run has no finite error. To leave it out would judge its start by the seeds that went well.
     """
-    groups = finetuning.dropna(subset="mae").groupby(["task", "dataset", "unit", "init"], sort=False)
+    broken = finetuning[~np.isfinite(finetuning["mae"])]
+    if len(broken):
+        run = broken.iloc[0]
+        raise AtomcsiError(
+            f"finetuning on {run['task']} from {run['init']}, seed {run['seed']}: the test error is {run['mae']}"
+            " (delete its metrics.json and run again)"
+        )
+    groups = finetuning.groupby(["task", "dataset", "unit", "init"], sort=False)
     return groups.agg(
         seeds=("mae", "size"),
         mean=("mae", "mean"),
@@ -301,7 +317,8 @@ def _against_scratch(outcome: Outcome) -> str:
     end = ends.get(outcome.gain_clear, "; with a single seed, the noise is unknown.")
     if outcome.gain > 0:
         return f"Pretraining on it takes {percent(outcome.gain)} off the error from scratch{end}"
-    return f"Pretraining on it did not pay: the error from scratch is {percent(-outcome.gain)} lower{end}"
+    excess = percent(outcome.chosen.mean / outcome.scratch.mean - 1)
+    return f"Pretraining on it did not pay: the choice's mean error is {excess} higher than from scratch{end}"
 
 
 def overall(outcomes: Sequence[Outcome]) -> list[str]:

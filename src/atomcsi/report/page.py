@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,16 +124,24 @@ def badge(outcome: Outcome) -> tuple[str, str]:
 
 
 def costs(tables: Tables, chosen: set[str]) -> dict[str, Any]:
-    """Sums up what the trainings took.
+    """Sums up what the embeddings and the trainings took.
 
     Args:
         tables: The run's tables.
         chosen: The upstreams that were selected for some task.
 
     Returns:
-        Rows of pretraining (per upstream) and finetuning (per task), seconds of either, and ``chosen``: the seconds
-        of the selected upstreams' pretraining, all that is needed if CSI is believed; None if one was not run.
+        Rows of pretraining (per upstream) and finetuning (per task), seconds of either and of embedding, how many
+        datasets were ``embedded``, and ``chosen``: the seconds of the embeddings and of the selected upstreams'
+        pretraining, all that is needed if CSI is believed; None if one was not run.
     """
+    # Every row has the seconds of both of its datasets, but each dataset is embedded once.
+    embedding = {
+        row[side]: row[f"{side}_embedding_seconds"]
+        for row in _records(tables.csi)
+        for side in ("upstream", "downstream")
+    }
+    embedding_seconds = float(sum(embedding.values()))
     pretraining = tables.pretraining.groupby("init", sort=False).agg(
         runs=("seed", "size"),
         structures=("structures", "max"),
@@ -149,7 +157,25 @@ def costs(tables: Tables, chosen: set[str]) -> dict[str, Any]:
         "finetuning": _records(finetuning.reset_index()),
         "pretraining_seconds": float(pretraining["total"].sum()),
         "finetuning_seconds": float(finetuning["total"].sum()),
-        "chosen": float(pretraining.loc[sorted(chosen), "total"].sum()) if chosen <= set(pretraining.index) else None,
+        "embedded": len(embedding),
+        "embedding_seconds": embedding_seconds,
+        "chosen": (
+            embedding_seconds + float(pretraining.loc[sorted(chosen), "total"].sum())
+            if chosen <= set(pretraining.index)
+            else None
+        ),
+    }
+
+
+def merged_versions(found: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Returns the version of each package over several outputs; where these differ, all of them, and that they do."""
+    merged: dict[str, set[str]] = {}
+    for versions in found:
+        for package, version in versions.items():
+            merged.setdefault(package, set()).add(version)
+    return {
+        package: versions.pop() if len(versions) == 1 else f"{' and '.join(sorted(versions))} (they differ)"
+        for package, versions in merged.items()
     }
 
 

@@ -59,7 +59,9 @@ def loader(
     """
     sampler = None
     if seed is not None:
-        sampler = DistributedSampler(structures, num_replicas=1, rank=0, shuffle=True, seed=seed)
+        # The sampler shuffles by seed + epoch: seeds 0, 1, 2 would share all but a few of their orders.
+        spread = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        sampler = DistributedSampler(structures, num_replicas=1, rank=0, shuffle=True, seed=spread)
     return DataLoader(structures, batch_size=batch_size, sampler=sampler, collate_fn=partial(_collate, vacuum=vacuum))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,11 +16,12 @@ from atomcsi.training.train import METRICS_SCHEMA
 def pretraining_table(cards: Sequence[Path]) -> pd.DataFrame:
     """One row per pretrained model: init, seed, budget, size, best epoch, validation loss, seconds."""
     columns = ["seed", "structures", "budget", "atoms", "parameters", "best_epoch", "seconds"]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for card in (read_json(path, MODEL_SCHEMA) for path in cards):
         losses = [record["val_loss"] for record in card["history"]]
         rows.append({"init": card["dataset"], **{name: card[name] for name in columns}, "val_loss": min(losses)})
-    return pd.DataFrame(rows)
+    # Named even without rows: from scratch alone nothing is pretrained.
+    return pd.DataFrame(rows, columns=["init", *columns, "val_loss"])
 
 
 def finetuning_table(metrics: Sequence[Path]) -> pd.DataFrame:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +14,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from atomcsi.config import METRIC_UNITS, BackboneSpec, Task, TrainSettings
-from atomcsi.errors import InputError
-from atomcsi.files import remove, resume_folder, versions, write_json
+from atomcsi.errors import AtomcsiError, InputError
+from atomcsi.files import atomic_path, remove, resume_folder, versions, write_json
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.progress import Progress
 from atomcsi.structure_lmdb import StructureLMDB
@@ -29,7 +32,6 @@ METRICS_SCHEMA = "atomcsi.finetuning/1"
 _VERSIONS = ("torch", "pytorch-lightning", "fairchem-core", "numpy")
 #: Structures that the backbone's scale factors are fitted on.
 _SCALE_STRUCTURES = 32
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,12 @@ def evaluate(fitted: Fitted, structures: LabelledStructures, unit: str, batch_si
 
     Returns:
         ``mae`` in ``unit`` and ``labels``, the number of errors that it averages.
+
+    Raises:
+        AtomcsiError: An error is not finite.
     """
     total, count = 0.0, 0
+    progress = Progress("test", total=len(structures), unit="structures")
     for batch in loader(structures, batch_size=batch_size, vacuum=_vacuum(fitted.potential)):
         batch = batch.to(fitted.device)
         prediction = fitted.potential(batch)
@@ -145,6 +151,9 @@ def evaluate(fitted: Fitted, structures: LabelledStructures, unit: str, batch_si
             error = fitted.normaliser.energy(prediction.energy, batch) - batch.energy
         total += float(error.double().abs().sum())
         count += error.numel()
+        progress.advance(len(batch))
+    if not math.isfinite(total):
+        raise AtomcsiError("the test error is not finite (lower learning_rate, or check the test labels)")
     return {"mae": total / count * METRIC_UNITS[unit], "labels": count}
 
 
@@ -196,7 +205,7 @@ def _fit(
 
     done = 0
     if last.exists():
-        done = len(torch.load(last, map_location="cpu", weights_only=True)["history"]) * len(structures)
+        done = len(_read_checkpoint(last)["history"]) * len(structures)
     progress = Progress(title, total=settings.budget, unit="structures", done=done)
     module = PotentialModule(potential, normaliser, settings, len(batches) * settings.epochs, progress)
     with warnings.catch_warnings():
@@ -209,8 +218,7 @@ def _fit(
             ckpt_path=last if last.exists() else None,
             weights_only=True,
         )
-    state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(state)
+    module.load_state_dict(_read_checkpoint(best)["state_dict"])
     best_epoch = min(module.history, key=lambda record: record["val_loss"])
     progress.finish(f"best val loss {best_epoch['val_loss']:.4g} after epoch {best_epoch['epoch']}")
     card = {
@@ -227,6 +235,25 @@ def _fit(
         "history": module.history,
     }
     return Fitted(potential.to(trainer.strategy.root_device).eval(), normaliser, trainer.strategy.root_device, card)
+
+
+class _AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole; lightning's own are moved in from the system's temporary folder.
+
+    That folder is another disk on most clusters, and a move between disks can be cut off half-way.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a checkpoint beside its final name, then renames it."""
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        raise InputError(path, "is no readable checkpoint", mend=f"delete {path.parent} and run again") from error
 
 
 def _trainer(work: Path, settings: TrainSettings, device: str) -> pl.Trainer:
@@ -248,6 +275,7 @@ def _trainer(work: Path, settings: TrainSettings, device: str) -> pl.Trainer:
         max_epochs=settings.epochs,
         gradient_clip_val=settings.clip_norm or settings.clip_value,
         gradient_clip_algorithm="norm" if settings.clip_norm else "value",
+        plugins=[_AtomicCheckpoints()],
         callbacks=[EMAWeightAveraging(decay=settings.ema_decay), checkpoint],
         num_sanity_val_steps=0,
         logger=False,
