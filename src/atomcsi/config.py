@@ -397,20 +397,6 @@ def _check_references(project: Project, run_source: _Source, catalogue: Path, ro
         if len(set(values)) != len(values):
             raise run_source.error((key,), "names something twice")
 
-    task_source = _Source(catalogue / "tasks.yaml")
-    for name in run.tasks:
-        task = project.tasks[name]
-        task_source.known(name, "dataset", name=task.dataset, entries=project.datasets, kind="dataset")
-        dataset = project.datasets[task.dataset]
-        if dataset.role != "downstream":
-            raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has the role 'upstream'")
-        if "test" not in dataset.splits:
-            raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has no test split")
-        targets = {"forces", "energy", *dataset.properties}
-        task_source.known(name, "target", name=task.target, entries=targets, kind="target")
-        if ("angstrom" in task.unit) != (task.target == "forces"):
-            raise task_source.error((name, "unit"), f"'{task.unit}' is no unit of {task.target}")
-
     dataset_source = _Source(catalogue / "datasets.yaml")
     for name in project.used_datasets:
         if "train" not in project.datasets[name].splits or "val" not in project.datasets[name].splits:
@@ -427,6 +413,20 @@ def _check_references(project: Project, run_source: _Source, catalogue: Path, ro
         for position, file in enumerate(project.datasets[name].files):
             if file.path is not None and not (root / file.path).is_file():
                 raise dataset_source.error((name, "files", position, "path"), f"no such file: {file.path}")
+
+    task_source = _Source(catalogue / "tasks.yaml")
+    for name in run.tasks:
+        task = project.tasks[name]
+        task_source.known(name, "dataset", name=task.dataset, entries=project.datasets, kind="dataset")
+        dataset = project.datasets[task.dataset]
+        if dataset.role != "downstream":
+            raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has the role 'upstream'")
+        if "test" not in dataset.splits:
+            raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has no test split")
+        targets = {"forces", "energy", *dataset.properties}
+        task_source.known(name, "target", name=task.target, entries=targets, kind="target")
+        if ("angstrom" in task.unit) != (task.target == "forces"):
+            raise task_source.error((name, "unit"), f"'{task.unit}' is no unit of {task.target}")
 
 
 class _Source:

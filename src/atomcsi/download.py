@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import tarfile
@@ -15,7 +14,7 @@ import requests
 
 from atomcsi.config import SourceFile
 from atomcsi.errors import AtomcsiError, InputError
-from atomcsi.files import atomic_path, read_json, remove, write_json
+from atomcsi.files import atomic_path, digest, read_json, remove, write_json
 
 SCHEMA = "atomcsi.raw/1"
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -88,12 +87,6 @@ def matches(path: Path, expected: str) -> bool:
     """Whether a file has the hash ``algorithm:hexdigest``."""
     algorithm, wanted = expected.split(":")
     return digest(path, algorithm) == wanted
-
-
-def digest(path: Path, algorithm: str) -> str:
-    """Returns the hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -19,10 +19,9 @@ import numpy as np
 import torch
 
 from atomcsi.config import ExtractorSpec, Sampling
-from atomcsi.download import digest
 from atomcsi.errors import InputError
 from atomcsi.extractors.base import Extractor
-from atomcsi.files import atomic_path, remove, resume_folder, versions
+from atomcsi.files import atomic_path, digest, remove, resume_folder, versions
 from atomcsi.moments import Moments
 from atomcsi.progress import Progress
 from atomcsi.registry import EXTRACTORS, implementation, load

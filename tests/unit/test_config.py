@@ -53,7 +53,7 @@ def catalogue(tmp_path, repository):
         ("datasets.yaml", "\nani1x-mini:", "\nANI1x_mini:", r"an id has lower-case letters"),
         ("tasks.yaml", "force_weight: 0\n", "force_weight: 1\n", r"qm9-mini-u0: finetune.force_weight must be 0: U0 has no forces"),
         ("tasks.yaml", "force_weight: 1\n", "force_weight: 0\n", r"finetune: energy_weight and force_weight are both 0"),
-        ("datasets.yaml", "properties: {U0:", "properties: {U9:", r"qm9-mini.properties.U9: unknown property 'U9'; did you mean 'U0'"),
+        ("datasets.yaml", "properties: {U0:", "properties: {U9:", r"qm9-mini.properties.U9: unknown property 'U9'; did you mean 'U'"),
         ("datasets.yaml", "val: 100, test: 100, seed: 42}\n", "val: 100, seed: 42}\n", r"dataset 'rmd17-mini' has no test split"),
         ("extractors.yaml", "features: full", "featurs: full", r"unknown option 'featurs' of equiformer-v2; did you mean 'features'"),
         ("backbones/gemnet-oc-tiny.yaml", "cutoff:", "cutof:", r"unknown setting 'cutof' of gemnet-oc; did you mean 'cutoff'"),

@@ -19,12 +19,12 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from atomcsi.config import METRIC_UNITS, BackboneSpec, Task, TrainSettings
 from atomcsi.errors import AtomcsiError, InputError
-from atomcsi.files import atomic_path, remove, resume_folder, versions, write_json
+from atomcsi.files import atomic_path, digest, remove, resume_folder, versions, write_json
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.progress import Progress
 from atomcsi.structure_lmdb import StructureLMDB
 from atomcsi.training.data import LabelledStructures, loader
-from atomcsi.training.model_files import load_backbone, read_card, save_model
+from atomcsi.training.model_files import WEIGHTS, load_backbone, read_card, save_model
 from atomcsi.training.module import PotentialModule
 from atomcsi.training.normalisation import Normaliser
 
@@ -171,7 +171,11 @@ def _fit(
     title: str,
 ) -> Fitted:
     """Trains, or goes on with, a potential; its work is in ``folder/checkpoints`` until the outputs are written."""
-    pretrained = None if init is None else read_card(init)
+    pretrained = None
+    if init is not None:
+        card = read_card(init)
+        weights = digest(init / WEIGHTS, "sha256")
+        pretrained = {"dataset": card["dataset"], "seed": card["seed"], "budget": card["budget"], "sha256": weights}
     plan = {
         "dataset": train.metadata["provenance"]["dataset"],
         "fingerprints": [train.metadata["fingerprint"], val.metadata["fingerprint"]],
