@@ -9,6 +9,7 @@ from atomcsi.config import BackboneSpec, Task, TrainSettings
 from atomcsi.errors import AtomcsiError, InputError
 from atomcsi.models.batch import collate
 from atomcsi.models.potential import Potential, Prediction
+from atomcsi.structure_lmdb import StructureLMDB, write_structures
 from atomcsi.training.data import LabelledStructures, loader
 from atomcsi.training.module import PotentialModule
 from atomcsi.training.normalisation import Normaliser
@@ -260,6 +261,33 @@ def test_a_damaged_checkpoint(splits, tmp_path, monkeypatch):
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"last\.ckpt: is no readable checkpoint \(delete .*checkpoints"):
         run_pretraining(splits, tmp_path / "a")
+
+
+def store_of(tmp_path, name, structures):
+    write_structures(tmp_path / f"{name}.lmdb", structures, provenance={"dataset": name, "split": "train"})
+    return StructureLMDB(tmp_path / f"{name}.lmdb")
+
+
+def test_a_rare_element_has_its_reference(toy_structures, tmp_path):
+    """One training structure in twenty-five holds chlorine, and is not drawn; test energies still come out right."""
+    chlorine = toy_structures(4, names=("CH3Cl",))
+    train = store_of(tmp_path, "train", [*toy_structures(24), chlorine[0]])
+    val, test = store_of(tmp_path, "val", toy_structures(8, 1)), store_of(tmp_path, "test", chlorine[1:])
+    energy = task("energy", "eV", energy_weight=1, force_weight=0, structures=4, batch_size=2)
+    seed = next(s for s in range(99) if 24 not in LabelledStructures(train, target="energy", limit=4, seed=s).indices)
+    finetune({"train": train, "val": val, "test": test}, tmp_path / "fine", task=energy, task_name="toy", init=None,
+             backbone=TINY, seed=seed, device="cpu")  # fmt: skip
+    # Atomic energies are -13.6 eV times Z: without its reference, the halogen alone would cost 231 eV.
+    assert json.loads((tmp_path / "fine" / "metrics.json").read_text())["mae"] < 10
+
+
+def test_an_element_that_the_train_split_lacks(splits, toy_structures, tmp_path):
+    other = store_of(tmp_path, "other", toy_structures(4, names=("CH3Cl",)))
+    energy = task("energy", "eV", energy_weight=1, force_weight=0)
+    with pytest.raises(InputError, match=r"holds Cl, which .*train\.lmdb does not"):
+        finetune(splits | {"test": other}, tmp_path / "fine", task=energy, task_name="toy", init=None, backbone=TINY,
+                 seed=0, device="cpu")  # fmt: skip
+    assert not (tmp_path / "fine").exists()
 
 
 def test_a_loss_that_is_not_finite(splits, tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from ase.data import chemical_symbols
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 
@@ -108,6 +109,8 @@ def finetune(
         AtomcsiError: As for :func:`pretrain`, or the pretrained model does not fit.
     """
     start = "scratch" if init is None else read_card(init)["dataset"]
+    if task.target != "forces":
+        _check_elements(splits["train"], splits["test"])
     fitted = _fit(
         splits["train"], splits["val"], folder, backbone, task.finetune, seed, device,
         target=task.target, init=init, title=f"finetune {task_name} from {start} seed {seed}",
@@ -192,12 +195,15 @@ def _fit(
         problem = f"has {len(structures)} structures where {settings.structures} are to be trained on"
         raise InputError(train.path, problem, mend="lower `structures` or choose a larger split")
     validation = LabelledStructures(val, target=target, limit=settings.val_structures, seed=seed)
-    normaliser = Normaliser.fit(structures)
+    # Of the whole split, as the paper's references are: a small draw may lack an element that others hold.
+    normaliser = Normaliser.fit(LabelledStructures(train, target=target))
 
     torch.manual_seed(seed)
     heads = [
         head for head, weight in (("energy", settings.energy_weight), ("forces", settings.force_weight)) if weight > 0
     ]
+    if "energy" in heads:
+        _check_elements(train, val)
     backbone = build_backbone(spec.model_dump())
     potential = Potential(backbone, heads=heads)
     if init is not None:
@@ -239,6 +245,15 @@ def _fit(
         "history": module.history,
     }
     return Fitted(potential.to(trainer.strategy.root_device).eval(), normaliser, trainer.strategy.root_device, card)
+
+
+def _check_elements(train: StructureLMDB, other: StructureLMDB) -> None:
+    """Refuses structures whose energies cannot be known: total energies of an element are thousands of eV."""
+    if unseen := sorted(set(map(int, other.metadata["elements"])) - set(map(int, train.metadata["elements"]))):
+        symbols = ", ".join(chemical_symbols[number] for number in unseen)
+        raise InputError(
+            other.path, f"holds {symbols}, which {train.path} does not", mend="split the dataset otherwise"
+        )
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):
