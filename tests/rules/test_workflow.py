@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -169,6 +170,43 @@ def test_a_wrong_hash_stops_the_job(tmp_path):
     assert "has the sha256" in found.stderr and "correct the hash in datasets.yaml" in found.stderr
     assert "Traceback" not in found.stderr
     assert not (tmp_path / "resources" / "raw" / "ani1x-mini" / "ani1x-mini.h5").exists()
+
+
+def truncated(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def nan_forces(path: Path) -> None:
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["forces"][5, 2, 1] = np.nan
+    np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "file", "damage", "message"),
+    [
+        ("ani1x-mini", "ani1x-mini.h5", truncated, "ani1x-mini.h5: "),
+        ("rmd17-mini", "rmd17/npz_data/rmd17_aspirin.npz", nan_forces, "has forces that are not finite"),
+        ("qm9-mini", "dsgdb9nsd.xyz.tar.bz2", truncated, "dsgdb9nsd.xyz.tar.bz2"),
+        ("ani1x-mini", "own.xyz", lambda path: path.write_text(""), "own.xyz: holds no frames"),
+        ("ani1x-mini", "own.xyz", lambda path: path.write_text("1\n\nQq 0 0 0\n"), "own.xyz: frame 0: names 'Qq', which is no element"),
+    ],
+    ids=["truncated HDF5", "NaN forces", "truncated archive", "empty extxyz", "unknown element"],
+)
+def test_bad_files_end_in_one_message(tmp_path, dataset, file, damage, message):
+    run = Run(tmp_path)
+    if file == "own.xyz":
+        run.edit("datasets.yaml", "{format: ani1x, file: ani1x-mini.h5}", "{format: extxyz, file: own.xyz}")
+    assert run(f"resources/raw/{dataset}/manifest.json").returncode == 0
+    damage(tmp_path / "resources" / "raw" / dataset / file)
+    found = run(f"results/lmdb/{dataset}/train.lmdb")
+    assert found.returncode != 0
+    errors = [line for line in found.stderr.splitlines() if "  error: " in line]
+    assert len(errors) == 1 and message in errors[0], found.stderr[-3000:]
+    assert "Traceback" not in found.stderr
+    assert list((tmp_path / "results").rglob("*lmdb*")) == []
 
 
 def wait_and_kill(run: Run, target: str, sign: str) -> None:
