@@ -191,7 +191,12 @@ def nan_forces(path: Path) -> None:
         ("rmd17-mini", "rmd17/npz_data/rmd17_aspirin.npz", nan_forces, "has forces that are not finite"),
         ("qm9-mini", "dsgdb9nsd.xyz.tar.bz2", truncated, "dsgdb9nsd.xyz.tar.bz2"),
         ("ani1x-mini", "own.xyz", lambda path: path.write_text(""), "own.xyz: holds no frames"),
-        ("ani1x-mini", "own.xyz", lambda path: path.write_text("1\n\nQq 0 0 0\n"), "own.xyz: frame 0: names 'Qq', which is no element"),
+        (
+            "ani1x-mini",
+            "own.xyz",
+            lambda path: path.write_text("1\n\nQq 0 0 0\n"),
+            "frame 0: names 'Qq', which is no element",
+        ),
     ],
     ids=["truncated HDF5", "NaN forces", "truncated archive", "empty extxyz", "unknown element"],
 )
