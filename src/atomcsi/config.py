@@ -8,18 +8,17 @@ ends in one :class:`atomcsi.errors.ConfigError` that names file, line and field.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from atomcsi.errors import ConfigError, did_you_mean
+from atomcsi.errors import did_you_mean
 from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, keywords, load
+from atomcsi.yaml_source import YamlSource
 
 #: Ids never hold two hyphens or an underscore, so ``__`` separates them in file names.
 ID_PATTERN = "[a-z0-9]+(-[a-z0-9]+)*"
@@ -53,7 +52,9 @@ class Entry(BaseModel):
         return values
 
 
-def _check_keywords(registry: Mapping[str, str], name: str, given: Mapping[str, Any], kind: str) -> None:
+def _check_implementation(registry: Mapping[str, str], name: str, given: Mapping[str, Any], kind: str) -> None:
+    if name not in registry:
+        raise ValueError(f"unknown implementation '{name}'{did_you_mean(name, registry)}")
     known = keywords(registry, name)
     for key in given:
         if key not in known:
@@ -221,10 +222,7 @@ class ExtractorSpec(Entry):
 
     @model_validator(mode="after")
     def _known(self) -> ExtractorSpec:
-        if self.implementation not in EXTRACTORS:
-            hint = did_you_mean(self.implementation, EXTRACTORS)
-            raise ValueError(f"unknown implementation '{self.implementation}'{hint}")
-        _check_keywords(EXTRACTORS, self.implementation, self.options, "option")
+        _check_implementation(EXTRACTORS, self.implementation, self.options, "option")
         return self
 
 
@@ -236,10 +234,7 @@ class BackboneSpec(Entry):
 
     @model_validator(mode="after")
     def _known(self) -> BackboneSpec:
-        if self.implementation not in BACKBONES:
-            hint = did_you_mean(self.implementation, BACKBONES)
-            raise ValueError(f"unknown implementation '{self.implementation}'{hint}")
-        _check_keywords(BACKBONES, self.implementation, self.settings, "setting")
+        _check_implementation(BACKBONES, self.implementation, self.settings, "setting")
         return self
 
 
@@ -347,16 +342,16 @@ def load_project(
         ConfigError: Anything is wrong; names file, line, field and the likely meaning.
     """
     path = Path(path)
-    run_source = _Source(path) if path.exists() or config is None else _Source(path, {})
+    run_source = YamlSource(path) if path.exists() or config is None else YamlSource(path, {})
     run = run_source.parse(RunConfig, run_source.content if config is None else dict(config))
     catalogue = path.parent
-    datasets = _Source(catalogue / "datasets.yaml").parse_all(Dataset)
-    tasks = _Source(catalogue / "tasks.yaml").parse_all(Task)
-    extractors = _Source(catalogue / "extractors.yaml").parse_all(ExtractorSpec)
+    datasets = YamlSource(catalogue / "datasets.yaml").parse_all(Dataset, ID_PATTERN)
+    tasks = YamlSource(catalogue / "tasks.yaml").parse_all(Task, ID_PATTERN)
+    extractors = YamlSource(catalogue / "extractors.yaml").parse_all(ExtractorSpec, ID_PATTERN)
     backbones = {
         file.stem: source.parse(BackboneSpec, source.content)
         for file in sorted((catalogue / "backbones").glob("*.yaml"))
-        for source in [_Source(file)]
+        for source in [YamlSource(file)]
     }
     project = Project(run, datasets, tasks, extractors, backbones)
     _check_references(project, run_source, catalogue, Path(root))
@@ -369,10 +364,10 @@ def parse_entry(model: type[T], content: Any, origin: str) -> T:
     Raises:
         ConfigError: It is wrong; names ``origin`` and the field.
     """
-    return _Source(Path(origin), content).parse(model, content)
+    return YamlSource(Path(origin), content).parse(model, content)
 
 
-def _check_references(project: Project, run_source: _Source, catalogue: Path, root: Path) -> None:
+def _check_references(project: Project, run_source: YamlSource, catalogue: Path, root: Path) -> None:
     """Checks what no single entry can know: that ids exist, roles fit and packaged files are there."""
     run = project.run
     for position, name in enumerate(run.upstream):
@@ -386,7 +381,7 @@ def _check_references(project: Project, run_source: _Source, catalogue: Path, ro
     if checkpoint := project.extractors[extractor].options.get("checkpoint"):
         location = (extractor, "options", "checkpoint")
         if not (root / checkpoint).is_file():
-            raise _Source(catalogue / "extractors.yaml").error(location, f"no such file: {checkpoint}")
+            raise YamlSource(catalogue / "extractors.yaml").error(location, f"no such file: {checkpoint}")
     run_source.known("distance", name=run.distance, entries=DISTANCES, kind="distance")
     run_source.known("backbone", name=run.backbone, entries=project.backbones, kind="backbone")
     inits = {*run.upstream, "csi", "scratch"}
@@ -397,7 +392,7 @@ def _check_references(project: Project, run_source: _Source, catalogue: Path, ro
         if len(set(values)) != len(values):
             raise run_source.error((key,), "names something twice")
 
-    dataset_source = _Source(catalogue / "datasets.yaml")
+    dataset_source = YamlSource(catalogue / "datasets.yaml")
     for name in project.used_datasets:
         if "train" not in project.datasets[name].splits or "val" not in project.datasets[name].splits:
             raise dataset_source.error((name, "split"), "needs a train and a val split")
@@ -414,7 +409,7 @@ def _check_references(project: Project, run_source: _Source, catalogue: Path, ro
             if file.path is not None and not (root / file.path).is_file():
                 raise dataset_source.error((name, "files", position, "path"), f"no such file: {file.path}")
 
-    task_source = _Source(catalogue / "tasks.yaml")
+    task_source = YamlSource(catalogue / "tasks.yaml")
     for name in run.tasks:
         task = project.tasks[name]
         task_source.known(name, "dataset", name=task.dataset, entries=project.datasets, kind="dataset")
@@ -427,83 +422,3 @@ def _check_references(project: Project, run_source: _Source, catalogue: Path, ro
         task_source.known(name, "target", name=task.target, entries=targets, kind="target")
         if ("angstrom" in task.unit) != (task.target == "forces"):
             raise task_source.error((name, "unit"), f"'{task.unit}' is no unit of {task.target}")
-
-
-class _Source:
-    """A YAML file that remembers where its entries stand."""
-
-    def __init__(self, path: Path, content: Any = None) -> None:
-        self.path = path
-        self.node: yaml.Node | None = None
-        self.content = content
-        if content is None:
-            try:
-                text = path.read_text(encoding="utf-8")
-            except FileNotFoundError as error:
-                raise ConfigError(f"{path}: no such file") from error
-            try:
-                self.content = yaml.safe_load(text)
-                self.node = yaml.compose(text, Loader=yaml.SafeLoader)
-            except yaml.YAMLError as error:
-                raise ConfigError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from error
-            if not isinstance(self.content, dict):
-                raise ConfigError(f"{path}: must hold 'key: value' entries")
-            self._refuse_duplicates(self.node)
-
-    def _refuse_duplicates(self, node: yaml.Node) -> None:
-        """YAML's loader takes the last of two equal keys without a word."""
-        if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value]
-            for key, value in node.value:
-                if keys.count(key.value) > 1:
-                    raise ConfigError(f"{self.path}:{key.start_mark.line + 1}: '{key.value}' is given twice")
-                self._refuse_duplicates(value)
-        elif isinstance(node, yaml.SequenceNode):
-            for value in node.value:
-                self._refuse_duplicates(value)
-
-    def parse(self, model: type[T], content: Any, prefix: tuple[str, ...] = ()) -> T:
-        """Validates ``content`` and turns the first problem into a ConfigError."""
-        try:
-            return model.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            loc = tuple(part for part in first["loc"] if part not in ("source", "random"))
-            context = first.get("ctx", {})
-            if first["type"] == "unknown_key":
-                loc = (*loc, context["key"])
-            message = first["msg"].removeprefix("Value error, ")
-            if first["type"] == "literal_error" and isinstance(first["input"], str):
-                message += did_you_mean(first["input"], re.findall(r"'([^']*)'", context["expected"]))
-            elif first["type"] not in ("unknown_key", "missing", "value_error"):
-                message += f", not {first['input']!r}"
-            raise self.error((*prefix, *loc), message) from None
-
-    def parse_all(self, model: type[T]) -> dict[str, T]:
-        """Validates a catalogue file: id -> entry."""
-        for name in self.content:
-            if not re.fullmatch(ID_PATTERN, str(name)):
-                raise self.error((name,), "an id has lower-case letters, digits and single hyphens")
-        return {name: self.parse(model, entry, (name,)) for name, entry in self.content.items()}
-
-    def known(self, *loc: str | int, name: str, entries: Any, kind: str) -> None:
-        """Checks that ``name`` is one of ``entries``."""
-        if name not in entries:
-            raise self.error(loc, f"unknown {kind} '{name}'{did_you_mean(name, entries)}")
-
-    def error(self, loc: tuple[str | int, ...], problem: str) -> ConfigError:
-        """Returns a ConfigError with the line of the entry at ``loc``, or of its nearest parent that exists."""
-        node, line = self.node, None
-        for part in loc:
-            if isinstance(node, yaml.MappingNode):
-                match = next(((key, value) for key, value in node.value if key.value == str(part)), None)
-                if match is None:
-                    break
-                line, node = match[0].start_mark.line + 1, match[1]
-            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-                node = node.value[part]
-                line = node.start_mark.line + 1
-            else:
-                break
-        where = f"{self.path}:{line}" if line else f"{self.path}"
-        return ConfigError(f"{where}: {'.'.join(map(str, loc))}: {problem}")

@@ -1,0 +1,94 @@
+"""YAML files whose mistakes are reported with file, line and field."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from atomcsi.errors import ConfigError, did_you_mean
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class YamlSource:
+    """A YAML file that remembers where its entries stand."""
+
+    def __init__(self, path: Path, content: Any = None) -> None:
+        self.path = path
+        self.node: yaml.Node | None = None
+        self.content = content
+        if content is None:
+            try:
+                text = path.read_text(encoding="utf-8")
+            except FileNotFoundError as error:
+                raise ConfigError(f"{path}: no such file") from error
+            try:
+                self.content = yaml.safe_load(text)
+                self.node = yaml.compose(text, Loader=yaml.SafeLoader)
+            except yaml.YAMLError as error:
+                raise ConfigError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from error
+            if not isinstance(self.content, dict):
+                raise ConfigError(f"{path}: must hold 'key: value' entries")
+            self._refuse_duplicates(self.node)
+
+    def _refuse_duplicates(self, node: yaml.Node) -> None:
+        """YAML's loader takes the last of two equal keys without a word."""
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            for key, value in node.value:
+                if keys.count(key.value) > 1:
+                    raise ConfigError(f"{self.path}:{key.start_mark.line + 1}: '{key.value}' is given twice")
+                self._refuse_duplicates(value)
+        elif isinstance(node, yaml.SequenceNode):
+            for value in node.value:
+                self._refuse_duplicates(value)
+
+    def parse(self, model: type[T], content: Any, prefix: tuple[str, ...] = ()) -> T:
+        """Validates ``content`` and turns the first problem into a ConfigError."""
+        try:
+            return model.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            loc = tuple(part for part in first["loc"] if part not in ("source", "random"))
+            context = first.get("ctx", {})
+            if first["type"] == "unknown_key":
+                loc = (*loc, context["key"])
+            message = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "literal_error" and isinstance(first["input"], str):
+                message += did_you_mean(first["input"], re.findall(r"'([^']*)'", context["expected"]))
+            elif first["type"] not in ("unknown_key", "missing", "value_error"):
+                message += f", not {first['input']!r}"
+            raise self.error((*prefix, *loc), message) from None
+
+    def parse_all(self, model: type[T], id_pattern: str) -> dict[str, T]:
+        """Validates a catalogue file: id -> entry; every id must match ``id_pattern``."""
+        for name in self.content:
+            if not re.fullmatch(id_pattern, str(name)):
+                raise self.error((name,), "an id has lower-case letters, digits and single hyphens")
+        return {name: self.parse(model, entry, (name,)) for name, entry in self.content.items()}
+
+    def known(self, *loc: str | int, name: str, entries: Any, kind: str) -> None:
+        """Checks that ``name`` is one of ``entries``."""
+        if name not in entries:
+            raise self.error(loc, f"unknown {kind} '{name}'{did_you_mean(name, entries)}")
+
+    def error(self, loc: tuple[str | int, ...], problem: str) -> ConfigError:
+        """Returns a ConfigError with the line of the entry at ``loc``, or of its nearest parent that exists."""
+        node, line = self.node, None
+        for part in loc:
+            if isinstance(node, yaml.MappingNode):
+                match = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+                if match is None:
+                    break
+                line, node = match[0].start_mark.line + 1, match[1]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+                node = node.value[part]
+                line = node.start_mark.line + 1
+            else:
+                break
+        where = f"{self.path}:{line}" if line else f"{self.path}"
+        return ConfigError(f"{where}: {'.'.join(map(str, loc))}: {problem}")
