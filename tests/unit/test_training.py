@@ -152,16 +152,22 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(splits, tmp_path, 
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_changed_settings_start_afresh(splits, tmp_path, monkeypatch):
+def cut_off(splits, folder, monkeypatch, epoch):
+    """Leaves behind what a training leaves that is cut off in an epoch, counted from 0."""
+
     def breaks(self, batch, batch_index):
-        if self.current_epoch == 2:
+        if self.current_epoch == epoch:
             raise AtomcsiError("the power is out")
         return original(self, batch, batch_index)
 
     original = PotentialModule.training_step
-    with monkeypatch.context() as patch, pytest.raises(AtomcsiError):
+    with monkeypatch.context() as patch, pytest.raises(AtomcsiError, match="power"):
         patch.setattr(PotentialModule, "training_step", breaks)
-        run_pretraining(splits, tmp_path / "a")
+        run_pretraining(splits, folder)
+
+
+def test_changed_settings_start_afresh(splits, tmp_path, monkeypatch):
+    cut_off(splits, tmp_path / "a", monkeypatch, epoch=2)
     changed, _ = run_pretraining(splits, tmp_path / "a", learning_rate=2e-3)
     fresh, _ = run_pretraining(splits, tmp_path / "b", learning_rate=2e-3)
     assert all(torch.equal(changed[name], fresh[name]) for name in fresh)
@@ -248,15 +254,7 @@ def test_a_test_error_that_is_not_finite(splits):
 
 
 def test_a_damaged_checkpoint(splits, tmp_path, monkeypatch):
-    def breaks(self, batch, batch_index):
-        if self.current_epoch == 1:
-            raise AtomcsiError("the power is out")
-        return original(self, batch, batch_index)
-
-    original = PotentialModule.training_step
-    with monkeypatch.context() as patch, pytest.raises(AtomcsiError):
-        patch.setattr(PotentialModule, "training_step", breaks)
-        run_pretraining(splits, tmp_path / "a")
+    cut_off(splits, tmp_path / "a", monkeypatch, epoch=1)
     last = tmp_path / "a" / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"last\.ckpt: is no readable checkpoint \(delete .*checkpoints"):
