@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help env demo test lint lock unlock clean
+.PHONY: help env demo test lint bench lock unlock clean
 
 help:  ## Print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -37,6 +37,9 @@ lint: env
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+
+bench: env  ## Measure speed and memory against plain baselines: results/bench.json
+	python -m benchmarks $(TOPICS)
 
 unlock: env  ## Release the lock that a killed Snakemake left behind
 	snakemake --unlock

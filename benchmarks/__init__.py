@@ -1,0 +1,1 @@
+"""Benchmarks: speed and memory as ratios against plain baselines, measured in the same run (``make bench``)."""
