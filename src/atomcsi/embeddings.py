@@ -20,6 +20,7 @@ import torch
 
 from atomcsi.config import ExtractorSpec, Sampling
 from atomcsi.errors import InputError
+from atomcsi.extraction import extract
 from atomcsi.extractors.base import Extractor
 from atomcsi.files import atomic_path, digest, remove, resume_folder, versions
 from atomcsi.moments import Moments
@@ -99,7 +100,8 @@ def embed(
     for chunk, file in zip(chunks, files, strict=True):
         if not file.exists():
             start = time.monotonic()
-            features = _features(structures, sample.indices[chunk], extractor, spec.max_atoms, progress)
+            members = [structures[int(index)] for index in sample.indices[chunk]]
+            features = extract(members, extractor, max_atoms=spec.max_atoms, progress=progress)
             with atomic_path(file) as temporary, h5py.File(temporary, "w") as part:
                 part["features"] = np.concatenate(features)
                 part.attrs["seconds"] = time.monotonic() - start
@@ -121,34 +123,6 @@ def _eligible(structures: StructureLMDB, extractor: Extractor, sampling: Samplin
         problem = f"holds no structure with at least {sampling.min_atoms} atoms of the elements that are embedded"
         raise InputError(structures.path, problem, mend="see `embedding` in the run config")
     return np.flatnonzero(mask)
-
-
-def _features(
-    structures: StructureLMDB, indices: np.ndarray, extractor: Extractor, max_atoms: int, progress: Progress
-) -> list[np.ndarray]:
-    """Features of the structures at ``indices``, one (atoms, d) array each, in that order."""
-    natoms = structures.natoms[indices]
-    features: list[np.ndarray] = [np.empty(0)] * len(indices)
-    for batch in batches_by_atoms(natoms, max_atoms):
-        members = [structures[int(indices[position])] for position in batch]
-        for position, rows in zip(batch, extractor.features(members), strict=True):
-            features[position] = rows
-        progress.advance(len(batch))
-    return features
-
-
-def batches_by_atoms(natoms: np.ndarray, max_atoms: int) -> list[list[int]]:
-    """Cuts structures, sorted by size, into batches of at most ``max_atoms`` atoms, at least one structure each."""
-    batches: list[list[int]] = []
-    room = -1
-    for position in np.argsort(natoms, kind="stable").tolist():
-        size = int(natoms[position])
-        if room < size:
-            batches.append([])
-            room = max_atoms
-        batches[-1].append(position)
-        room -= size
-    return batches
 
 
 def _assemble(

@@ -1,12 +1,9 @@
-import functools
-import operator
-
 import h5py
 import numpy as np
 import pytest
 
 from atomcsi.config import ExtractorSpec, Sampling
-from atomcsi.embeddings import batches_by_atoms, embed, read_moments
+from atomcsi.embeddings import embed, read_moments
 from atomcsi.errors import InputError
 from atomcsi.extractors.base import Extractor
 from atomcsi.extractors.composition import CompositionExtractor
@@ -120,14 +117,6 @@ def test_composition(toy_lmdb, tmp_path):
     counts = np.bincount(np.concatenate([s.numbers for s in store]), minlength=119)
     mean = read_moments(tmp_path / "x.h5")[0].mean
     assert sorted(mean[mean > 0].tolist()) == pytest.approx(sorted((counts[counts > 0] / counts.sum()).tolist()))
-
-
-def test_batches_by_atoms():
-    natoms = np.array([5, 30, 1, 9, 9, 2])
-    batches = batches_by_atoms(natoms, 12)
-    assert sorted(functools.reduce(operator.iadd, batches, [])) == list(range(6))
-    assert all(natoms[batch].sum() <= 12 or len(batch) == 1 for batch in batches)
-    assert len(batches) == 4
 
 
 def test_damaged_files(tmp_path, toy_lmdb):
