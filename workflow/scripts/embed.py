@@ -7,7 +7,7 @@ from atomcsi.jobs import job, set_threads
 with job(snakemake.log[0]):
     set_threads(snakemake.threads)
     from atomcsi.config import ExtractorSpec, Sampling
-    from atomcsi.embeddings import build_extractor, embed
+    from atomcsi.embed import build_extractor, embed
     from atomcsi.structure_lmdb import StructureLMDB
 
     spec = ExtractorSpec.model_validate(snakemake.params.extractor)
