@@ -59,7 +59,7 @@ class Run:
         found = {}
         for path in sorted((self.folder / "results").rglob("*.json")):
             content = json.loads(path.read_text())
-            for record in (content, *content.get("history", [])):
+            for record in (content, *content.get("history", []), *content.get("upstreams", [])):
                 for key in [key for key in record if key.endswith("seconds")]:
                     del record[key]
             found[str(path.relative_to(self.folder))] = content
@@ -107,7 +107,7 @@ def test_nothing_reruns(finished):
 
 def test_one_table_needs_no_training(finished):
     planned = finished.planned("--forceall", "results/csi_matrix.csv")
-    assert planned == {"fetch": 4, "convert": 4, "embed": 4, "csi": 4, "csi_matrix": 1}
+    assert planned == {"fetch": 4, "convert": 4, "embed": 4, "csi": 2, "csi_matrix": 1}
 
 
 def test_a_changed_seed_reruns_trainings_only(finished):
@@ -119,7 +119,7 @@ def test_a_changed_seed_reruns_trainings_only(finished):
 
 
 def test_a_changed_entry_reruns_what_depends_on_it(finished):
-    """Another split of one downstream dataset: its conversion, embedding, two distances and its finetunings."""
+    """Another split of one downstream dataset: its conversion, embedding, distances, mix and finetunings."""
     config = finished.folder / "config" / "datasets.yaml"
     before = config.read_text()
     try:
@@ -129,7 +129,7 @@ def test_a_changed_entry_reruns_what_depends_on_it(finished):
     finally:
         config.write_text(before)
     assert "fetch" not in planned and "pretrain" not in planned
-    assert (planned["convert"], planned["embed"], planned["csi"], planned["finetune"]) == (3, 1, 2, 2)
+    assert (planned["convert"], planned["embed"], planned["csi"], planned["mix"], planned["finetune"]) == (3, 1, 1, 1, 2)
 
 
 def test_a_title_reruns_the_report_only(finished):
