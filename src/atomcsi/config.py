@@ -212,12 +212,14 @@ class Task(Entry):
 class ExtractorSpec(Entry):
     """A feature extractor with its options.
 
-    A batch is filled up to ``max_atoms`` atoms; an interrupted embedding resumes behind ``chunk`` structures.
+    A batch is filled up to ``max_atoms`` atoms or ``max_edges`` edges of the extractor's graphs, whichever is
+    reached first; an interrupted embedding resumes behind ``chunk`` structures.
     """
 
     implementation: str
     options: dict[str, Any] = {}
     max_atoms: PositiveInt = 512
+    max_edges: PositiveInt = 10_000
     chunk: PositiveInt = 256
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ READERS = {
 EXTRACTORS = {
     "composition": "atomcsi.extractors.composition:CompositionExtractor@1",
     "equiformer-v2": "atomcsi.extractors.equiformer_v2:EquiformerV2Extractor@1",
-    "sevennet": "atomcsi.extractors.sevennet:SevenNetExtractor@1",
+    "sevennet": "atomcsi.extractors.sevennet:SevenNetExtractor@2",
 }
 DISTANCES = {"frechet": "atomcsi.distances.frechet:frechet@1"}
 BACKBONES = {"gemnet-oc": "atomcsi.models.gemnet_oc:GemNetOC@1"}
