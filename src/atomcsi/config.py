@@ -1,8 +1,8 @@
 """The configuration: what can be written in ``config/``, checked before anything runs.
 
 A run config (``config/demo.yaml``) names datasets, tasks, an extractor and a backbone; their entries are in the
-catalogue beside it (``datasets.yaml``, ``tasks.yaml``, ``extractors.yaml``, ``backbones/*.yaml``). Every mistake
-ends in one :class:`atomcsi.errors.ConfigError` that names file, line and field.
+catalogue beside it (``datasets.yaml``, ``tasks.yaml``, ``extractors.yaml``, ``backbones/*.yaml``). Extractors also
+come with the package. Every mistake ends in one :class:`atomcsi.errors.ConfigError` that names file, line and field.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ Amount = Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] | Lit
 #: How a metric's unit follows from eV and Angstrom.
 METRIC_UNITS: Mapping[str, float] = {"eV/angstrom": 1.0, "meV/angstrom": 1e3, "eV": 1.0, "meV": 1e3}
 SPLITS = ("train", "val", "test")
+#: Extractors that can be used without a project, from any folder.
+_EXTRACTORS = Path(__file__).with_name("extractors") / "catalogue.yaml"
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -213,12 +215,14 @@ class Task(Entry):
 class ExtractorSpec(Entry):
     """A feature extractor with its options.
 
-    A batch is filled up to ``max_atoms`` atoms; an interrupted embedding resumes behind ``chunk`` structures.
+    A batch is filled up to ``max_atoms`` atoms or ``max_edges`` edges of the extractor's graphs, whichever is
+    reached first; an interrupted embedding resumes behind ``chunk`` structures.
     """
 
     implementation: str
     options: dict[str, Any] = {}
     max_atoms: PositiveInt = 512
+    max_edges: PositiveInt = 10_000
     chunk: PositiveInt = 256
 
     @model_validator(mode="after")
@@ -361,7 +365,7 @@ def load_project(
     catalogue = path.parent
     datasets = YamlSource(catalogue / "datasets.yaml").parse_all(Dataset, ID_PATTERN)
     tasks = YamlSource(catalogue / "tasks.yaml").parse_all(Task, ID_PATTERN)
-    extractors = YamlSource(catalogue / "extractors.yaml").parse_all(ExtractorSpec, ID_PATTERN)
+    extractors = extractor_catalogue(catalogue / "extractors.yaml")
     backbones = {
         file.stem: source.parse(BackboneSpec, source.content)
         for file in sorted((catalogue / "backbones").glob("*.yaml"))
@@ -370,6 +374,30 @@ def load_project(
     project = Project(run, datasets, tasks, extractors, backbones)
     _check_references(project, run_source, catalogue, Path(root))
     return project
+
+
+def extractor_catalogue(changes: Path | None = None) -> dict[str, ExtractorSpec]:
+    """Returns the extractors that come with atomcsi by id, with a project's additions and changes.
+
+    Args:
+        changes: The project's file of entries, which need to hold only what is different; it may be missing.
+
+    Raises:
+        ConfigError: An entry is wrong; names file, line and field.
+    """
+    ours = YamlSource(_EXTRACTORS)
+    if changes is None or not changes.exists():
+        return ours.parse_all(ExtractorSpec, ID_PATTERN)
+    source = YamlSource(changes)
+    source.content = _merged(ours.content, source.content)
+    return source.parse_all(ExtractorSpec, ID_PATTERN)
+
+
+def _merged(entry: Any, changes: Any) -> Any:
+    """Returns ``entry`` with what ``changes`` gives in its place, key by key."""
+    if not (isinstance(entry, Mapping) and isinstance(changes, Mapping)):
+        return changes
+    return {**entry, **{key: _merged(entry.get(key), value) for key, value in changes.items()}}
 
 
 def parse_entry(model: type[T], content: Any, origin: str) -> T:

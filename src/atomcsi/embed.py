@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Executor
 from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
 
 from atomcsi.config import ExtractorSpec, Sampling
 from atomcsi.embeddings import EmbeddingWriter
@@ -16,23 +16,9 @@ from atomcsi.extraction import extract
 from atomcsi.extractors.base import Extractor
 from atomcsi.files import atomic_path, digest, remove, resume_folder, versions
 from atomcsi.progress import Progress
-from atomcsi.registry import EXTRACTORS, implementation, load
+from atomcsi.registry import EXTRACTORS, implementation
 from atomcsi.sampling import Sample, draw, into_blocks
 from atomcsi.structure_lmdb import StructureLMDB
-
-
-def build_extractor(spec: ExtractorSpec, checkpoint: Path | None = None, device: str = "auto") -> Extractor:
-    """Returns the extractor that a catalogue entry describes.
-
-    Args:
-        spec: The entry.
-        checkpoint: Where the file of its option ``checkpoint`` is.
-        device: ``cpu``, ``cuda``, or ``auto``: a GPU if there is one.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    options = dict(spec.options) if checkpoint is None else {**spec.options, "checkpoint": checkpoint}
-    return load(EXTRACTORS, spec.implementation)(**options, device=device)
 
 
 def embed(
@@ -43,6 +29,7 @@ def embed(
     name: str,
     spec: ExtractorSpec,
     sampling: Sampling,
+    pool: Executor | None = None,
 ) -> None:
     """Embeds a sample of the structures and writes features and moments.
 
@@ -56,6 +43,7 @@ def embed(
         name: The extractor's id.
         spec: Its entry, which it was built from.
         sampling: Which structures are drawn.
+        pool: Processes with the same extractor; None to work in this process.
 
     Raises:
         InputError: No structure passes the sampling's filter.
@@ -74,7 +62,9 @@ def embed(
         "implementation": implementation(EXTRACTORS, spec.implementation),
         "options": {key: value for key, value in spec.options.items() if key != "checkpoint"},
         "checkpoint": None if checkpoint is None else digest(checkpoint, "sha256"),
+        "invariant_dim": extractor.invariant_dim,
         "max_atoms": spec.max_atoms,
+        "max_edges": spec.max_edges,
         "chunk": spec.chunk,
         "sampling": sampling.model_dump(),
         "structures": len(structures),
@@ -92,7 +82,9 @@ def embed(
         if not file.exists():
             start = time.monotonic()
             members = [structures[int(index)] for index in sample.indices[chunk]]
-            features = extract(members, extractor, max_atoms=spec.max_atoms, progress=progress)
+            features = extract(
+                members, extractor, max_atoms=spec.max_atoms, max_edges=spec.max_edges, pool=pool, progress=progress
+            )
             with atomic_path(file) as temporary, h5py.File(temporary, "w") as part:
                 part["features"] = np.concatenate(features)
                 part.attrs["seconds"] = time.monotonic() - start

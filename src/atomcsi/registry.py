@@ -27,9 +27,11 @@ READERS = {
     "transition1x": "atomcsi.readers.transition1x:Transition1xReader@1",
 }
 EXTRACTORS = {
+    "chgnet": "atomcsi.extractors.chgnet:ChgnetExtractor@1",
     "composition": "atomcsi.extractors.composition:CompositionExtractor@1",
     "equiformer-v2": "atomcsi.extractors.equiformer_v2:EquiformerV2Extractor@1",
-    "sevennet": "atomcsi.extractors.sevennet:SevenNetExtractor@1",
+    "gemnet-oc": "atomcsi.extractors.gemnet_oc:GemNetOCExtractor@1",
+    "sevennet": "atomcsi.extractors.sevennet:SevenNetExtractor@2",
 }
 DISTANCES = {
     "coverage": "atomcsi.distances.coverage:Coverage@1",

@@ -27,7 +27,8 @@ class Run:
         for name in ("datasets.yaml", "extractors.yaml"):
             shutil.copy(ROOT / "config" / name, config / name)
         # Chunks that a test can interrupt between, and some hundred structures less to evaluate on.
-        self.edit("extractors.yaml", "max_atoms: 100000", "max_atoms: 100\n  chunk: 5")
+        extractors = config / "extractors.yaml"
+        extractors.write_text(extractors.read_text() + "composition: {max_atoms: 100, chunk: 5}\n")
         self.edit("datasets.yaml", "train: rest, val: 100, test: 100", "train: rest, val: 20, test: 20")
         self.edit("datasets.yaml", "train: rest, val: 100, test: 100", "train: rest, val: 20, test: 20")
 
