@@ -17,7 +17,6 @@ from atomcsi.errors import ConfigError, did_you_mean
 
 READERS = {
     "ani1x": "atomcsi.readers.ani1x:Ani1xReader@1",
-    "extxyz": "atomcsi.readers.extxyz:ExtxyzReader@1",
     "md22": "atomcsi.readers.md22:Md22Reader@1",
     "oc20": "atomcsi.readers.oc20:Oc20Reader@1",
     "oc22": "atomcsi.readers.oc22:Oc22Reader@1",
@@ -25,6 +24,7 @@ READERS = {
     "rmd17": "atomcsi.readers.rmd17:Rmd17Reader@1",
     "spice": "atomcsi.readers.spice:SpiceReader@1",
     "transition1x": "atomcsi.readers.transition1x:Transition1xReader@1",
+    "user": "atomcsi.readers.user:UserReader@1",
 }
 EXTRACTORS = {
     "composition": "atomcsi.extractors.composition:CompositionExtractor@1",

@@ -203,7 +203,7 @@ def nan_forces(path: Path) -> None:
 def test_bad_files_end_in_one_message(tmp_path, dataset, file, damage, message):
     run = Run(tmp_path)
     if file == "own.xyz":
-        run.edit("datasets.yaml", "{format: ani1x, file: ani1x-mini.h5}", "{format: extxyz, file: own.xyz}")
+        run.edit("datasets.yaml", "{format: ani1x, file: ani1x-mini.h5}", "{format: user, file: own.xyz}")
     assert run(f"resources/raw/{dataset}/manifest.json").returncode == 0
     damage(tmp_path / "resources" / "raw" / dataset / file)
     found = run(f"results/lmdb/{dataset}/train.lmdb")

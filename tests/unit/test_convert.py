@@ -57,7 +57,7 @@ def conversion(**changes) -> Conversion:
     values = {
         "licence": "CC0-1.0",
         "source": "a test",
-        "reader": {"format": "extxyz", "file": "own.xyz"},
+        "reader": {"format": "user", "file": "own.xyz"},
         "units": {"energy": "kcal/mol", "length": "bohr"},
         "split": {"kind": "random", "train": "rest", "val": 1},
     }

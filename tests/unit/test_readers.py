@@ -1,7 +1,6 @@
 """Readers on the real samples, on small files in the official layouts, and on damaged ones."""
 
 import bz2
-import gzip
 import io
 import lzma
 import pickle
@@ -16,7 +15,6 @@ from ase import units
 
 from atomcsi.errors import ConfigError, InputError
 from atomcsi.readers.ani1x import Ani1xReader
-from atomcsi.readers.extxyz import ExtxyzReader
 from atomcsi.readers.md22 import Md22Reader
 from atomcsi.readers.oc20 import Oc20Reader
 from atomcsi.readers.oc22 import Oc22Reader
@@ -24,6 +22,7 @@ from atomcsi.readers.qm9 import Qm9Reader
 from atomcsi.readers.rmd17 import Rmd17Reader
 from atomcsi.readers.spice import SpiceReader
 from atomcsi.readers.transition1x import Transition1xReader
+from atomcsi.readers.user import UserReader
 
 KCAL = units.kcal / units.mol
 CH4 = np.array([6, 1, 1, 1, 1], dtype=np.uint8)
@@ -235,64 +234,13 @@ def test_damaged_npz(tmp_path, reader):
     refuses(reader(tmp_path, file="a.npz"), "a.npz: is no .npz archive, or cut short")
 
 
-# --- extended XYZ: users' files, OC20 -----------------------------------------------------------------------
+# --- extended XYZ: OC20 -------------------------------------------------------------------------------------
 
-WATER = """3
-Properties=species:S:1:pos:R:3:forces:R:3 energy=-14.5 pbc="F F F"
-O 0.0 0.0 0.1 0.0 0.0 -0.5
-H 0.0 0.8 -0.5 0.0 0.1 0.25
-H 0.0 -0.8 -0.5 0.0 -0.1 0.25
-"""
 SLAB = """2
 Lattice="4 0 0 0 5 0 0 0 20" Properties=species:S:1:pos:R:3:move_mask:L:1:tags:I:1:forces:R:3 energy=-100.5 pbc="T T F"
 Cu 0.0 0.0 5.0 F 0 0.1 0.2 0.3
 O 1.0 1.0 7.0 T 2 -0.1 0.0 0.5
 """
-
-
-@pytest.mark.parametrize(("suffix", "compress"), [("", bytes), (".xz", lzma.compress), (".gz", gzip.compress)])
-def test_extxyz(tmp_path, suffix, compress):
-    (tmp_path / f"a.extxyz{suffix}").write_bytes(compress((WATER + SLAB + "1\n\nHe 0 0 0\n\n").encode()))
-    water, slab, helium = ExtxyzReader(tmp_path, file=f"a.extxyz{suffix}")
-    assert [s.source for s in (water, slab, helium)] == ["0", "1", "2"]
-    assert (water.label, water.energy, water.cell, water.pbc) == ("H2O", -14.5, None, (False,) * 3)
-    np.testing.assert_array_equal(water.forces[0], [0, 0, -0.5])
-    np.testing.assert_array_equal(slab.cell, np.diag([4.0, 5.0, 20.0]))
-    assert slab.pbc == (True, True, False)
-    np.testing.assert_array_equal(slab.forces[0], [0.1, 0.2, 0.3])  # of the fixed atom
-    np.testing.assert_array_equal(slab.fixed, [True, False])
-    assert np.isnan(helium.energy)
-    assert helium.forces is helium.fixed is helium.tags is None
-    assert not any(s.problem() for s in (water, slab, helium))
-
-
-def test_extxyz_parts(tmp_path):
-    (tmp_path / "val.extxyz").write_text(WATER)
-    (structure,) = ExtxyzReader(tmp_path, part="val", file="{part}.extxyz")
-    assert structure.source == "val/0"
-
-
-@pytest.mark.real
-def test_extxyz_real_qm9_sample(real):
-    structures = list(ExtxyzReader(real / "qm9", file="qm9_reduced_100.xyz"))
-    assert len(structures) == 100
-    assert [s.label for s in structures[:4]] == ["CH4", "H3N", "H2O", "C2H2"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "a.extxyz: holds no frames"),
-        ("hello\n", "a.extxyz: frame 0: is no complete frame"),
-        (WATER + WATER[:-30], "a.extxyz: frame 1: is no complete frame"),
-        (WATER.replace("0.25", "abc"), "a.extxyz: frame 0: is no complete frame"),
-        (WATER.replace("O 0.0", "Qq 0.0"), "a.extxyz: frame 0: names 'Qq', which is no element"),
-        (WATER.replace("O 0.0", "X 0.0"), "a.extxyz: frame 0: holds the atomic number 0, which is no element"),
-    ],
-)
-def test_bad_extxyz(tmp_path, text, message):
-    (tmp_path / "a.extxyz").write_text(text)
-    refuses(ExtxyzReader(tmp_path, file="a.extxyz"), message)
 
 
 @pytest.fixture
@@ -519,14 +467,14 @@ def test_qm9(qm9, file):
 
 @pytest.mark.real
 def test_qm9_agrees_with_the_real_sample(qm9, real):
-    (methane, *_) = ExtxyzReader(real / "qm9", file="qm9_reduced_100.xyz")
+    (methane, *_) = UserReader(real / "qm9", file="qm9_reduced_100.xyz")
     read = next(iter(Qm9Reader(qm9, properties=[])))
     np.testing.assert_allclose(read.positions, methane.positions, atol=1e-8)
 
 
 def test_formats_name_the_properties_that_they_can_give():
     assert {"U0", "gap"} < Qm9Reader.properties
-    assert ExtxyzReader.properties == frozenset()
+    assert UserReader.properties == frozenset()
 
 
 def test_bad_qm9(qm9):

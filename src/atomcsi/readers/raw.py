@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 import h5py
 import numpy as np
 
-from atomcsi.errors import InputError
+from atomcsi.errors import AtomcsiError, InputError
 from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure, hill_formula
 from atomcsi.unpickle import load_plain
 
@@ -46,6 +46,27 @@ def naming(path: Path, *more: type[Exception]) -> Iterator[None]:
         raise InputError(path, "cannot be read", mend="ask its owner for the permission") from error
     except (*_DAMAGE, *more) as error:
         raise InputError(path, f"is damaged or cut short: {error}", mend=MEND_FILE) from error
+
+
+@contextmanager
+def parsing(path: Path, record: str, problem: str, mend: str = MEND_RECORD) -> Iterator[None]:
+    """Turns whatever a parser raises on a damaged record into an InputError: on foreign bytes that is nearly anything.
+
+    Args:
+        path: The file that an error names.
+        record: The record that an error names.
+        problem: What an error says of the record, before the parser's own words.
+        mend: What the user can do about it.
+    """
+    try:
+        yield
+    except AtomcsiError:
+        raise
+    except KeyError as error:
+        raise InputError(path, f"{problem}: {error} is missing or unknown", record=record, mend=mend) from error
+    except Exception as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(path, f"{problem}: {words}", record=record, mend=mend) from error
 
 
 @contextmanager
@@ -80,7 +101,12 @@ def files_in(folder: Path, suffix: str) -> list[Path]:
     files = [path for path in folder.glob("*") if path.name.endswith(suffix)]
     if not files:
         raise InputError(folder, f"holds no *{suffix} file", mend=MEND_MISSING)
-    return sorted(files, key=lambda path: [(len(run), run) for run in re.findall(r"\d+|\D+", path.name)])
+    return natural_order(files)
+
+
+def natural_order(paths: Iterable[Path]) -> list[Path]:
+    """Returns files of one folder sorted by name, with 2 before 10."""
+    return sorted(paths, key=lambda path: [(len(run), run) for run in re.findall(r"\d+|\D+", path.name)])
 
 
 def label_of(numbers: np.ndarray, path: Path, record: str) -> str:
