@@ -75,11 +75,13 @@ def _json(text: str) -> dict[str, object]:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from atomcsi.config import load_project
+    from atomcsi.config import load_project, missing_checkpoint
 
     project = load_project(path=options.config)
     runs = len(project.run.inits) * len(project.run.tasks) * len(project.run.seeds)
     print(f"{options.config}: good; {len(project.run.upstream)} upstream datasets, {runs} finetunings")  # noqa: T201
+    if problem := missing_checkpoint(project, options.config):
+        print(f"still to do: {problem}")  # noqa: T201
 
 
 def _csi(options: argparse.Namespace) -> None:

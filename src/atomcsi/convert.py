@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from atomcsi.config import SPLITS, Conversion, RandomSplit, SourceSplit
+from atomcsi.catalogue import SPLITS, Conversion, RandomSplit, SourceSplit
 from atomcsi.errors import ConfigError, InputError
 from atomcsi.progress import Progress
 from atomcsi.readers.base import Reader

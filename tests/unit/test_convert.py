@@ -3,7 +3,7 @@ import pytest
 from ase import Atoms, units
 from ase.io import write
 
-from atomcsi.config import Conversion, RandomSplit
+from atomcsi.catalogue import Conversion, RandomSplit
 from atomcsi.convert import assign_splits, convert
 from atomcsi.errors import ConfigError, InputError
 from atomcsi.structure_lmdb import StructureLMDB

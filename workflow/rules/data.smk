@@ -2,11 +2,11 @@ rule fetch:
     input:
         packaged=packaged_files,
     output:
-        manifest="resources/raw/{dataset}/manifest.json",
+        manifest="resources/raw/{raw}/manifest.json",
     log:
-        "results/logs/fetch/{dataset}.log",
+        "results/logs/fetch/{raw}.log",
     benchmark:
-        "results/benchmarks/fetch/{dataset}.tsv"
+        "results/benchmarks/fetch/{raw}.tsv"
     # Data and CSI come first: the answer needs no training.
     priority: 10
     conda:
@@ -17,14 +17,14 @@ rule fetch:
     params:
         files=files_entry,
     message:
-        "Fetch the raw files of {wildcards.dataset}"
+        "Fetch the raw files of {wildcards.raw}"
     script:
         "../scripts/fetch.py"
 
 
 rule convert:
     input:
-        manifest="resources/raw/{dataset}/manifest.json",
+        manifest=manifest_of,
     output:
         lmdb="results/lmdb/{dataset}/{split}.lmdb",
     log:

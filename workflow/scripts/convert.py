@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from atomcsi.config import Conversion
+from atomcsi.catalogue import Conversion
 from atomcsi.convert import convert
 from atomcsi.jobs import job
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import lzma
 import re
 import tarfile
@@ -17,6 +15,7 @@ from typing import IO, Any, NamedTuple
 import h5py
 import numpy as np
 
+from atomcsi.archives import DECOMPRESSORS
 from atomcsi.errors import AtomcsiError, InputError
 from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure, hill_formula
 from atomcsi.unpickle import load_plain
@@ -26,8 +25,6 @@ _DAMAGE = (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, tarfile.TarErr
 MEND_RECORD = "fetch the file again, or remove the record"
 MEND_FILE = "fetch the file again"
 MEND_MISSING = "download and unpack the dataset, or correct its reader's options in the config"
-
-_OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 
 
 @contextmanager
@@ -72,7 +69,7 @@ def parsing(path: Path, record: str, problem: str, mend: str = MEND_RECORD) -> I
 @contextmanager
 def opened(path: Path, mode: str = "rt") -> Iterator[IO[Any]]:
     """Opens a file for reading and, as its suffix tells, decompresses it (``.xz``, ``.gz``, ``.bz2``)."""
-    with naming(path), _OPENERS.get(path.suffix, open)(path, mode) as stream:
+    with naming(path), DECOMPRESSORS.get(path.suffix, open)(path, mode) as stream:
         yield stream
 
 
