@@ -17,10 +17,12 @@ from atomcsi.errors import ConfigError, did_you_mean
 
 READERS = {
     "ani1x": "atomcsi.readers.ani1x:Ani1xReader@1",
+    "matbench": "atomcsi.readers.matbench:MatbenchReader@1",
     "md22": "atomcsi.readers.md22:Md22Reader@1",
     "oc20": "atomcsi.readers.oc20:Oc20Reader@1",
     "oc22": "atomcsi.readers.oc22:Oc22Reader@1",
     "qm9": "atomcsi.readers.qm9:Qm9Reader@1",
+    "qmof": "atomcsi.readers.qmof:QmofReader@1",
     "rmd17": "atomcsi.readers.rmd17:Rmd17Reader@1",
     "spice": "atomcsi.readers.spice:SpiceReader@1",
     "transition1x": "atomcsi.readers.transition1x:Transition1xReader@1",

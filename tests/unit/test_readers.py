@@ -217,6 +217,19 @@ def test_md22_energies_have_two_axes(tmp_path):
     np.testing.assert_array_equal([s.forces for s in structures], forces)
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_is_read_block_by_block(tmp_path, monkeypatch, save):
+    monkeypatch.setattr("atomcsi.readers.rmd17._BLOCK", 4)
+    numbers, positions, energies, forces = random_frames(10)
+    arrays = (numbers, np.asfortranarray(positions), energies.astype(">f8"), forces.astype("f4"))
+    save(tmp_path / "a.npz", **dict(zip(Rmd17Reader.NAMES, arrays, strict=True)))
+    structures = list(Rmd17Reader(tmp_path, file="a.npz"))
+    assert [s.source for s in structures] == [f"a/{i}" for i in range(10)]
+    np.testing.assert_array_equal([s.positions for s in structures], positions)
+    np.testing.assert_array_equal([s.energy for s in structures], energies)
+    np.testing.assert_array_equal([s.forces for s in structures], forces.astype("f4"))
+
+
 @pytest.mark.parametrize("reader", READERS_OF_NPZ)
 def test_damaged_npz(tmp_path, reader):
     def write(*arrays):
@@ -227,11 +240,11 @@ def test_damaged_npz(tmp_path, reader):
     numbers, positions, energies, forces = random_frames()
     refuses(write(numbers, positions, energies), f"a.npz: has no array '{reader.NAMES[3]}'")
     refuses(write(numbers, positions, energies[:2], forces), "shapes disagree", f"{reader.NAMES[2]} (2,)")
-    refuses(write(numbers, positions, energies, forces.astype(object)), "a.npz: holds arrays that are no plain")
+    refuses(write(numbers, positions, energies, forces.astype(object)), "a.npz: is damaged", "no plain numbers")
     energies[2] = np.nan
     refuses(write(numbers, positions, energies, forces), "a.npz: a/2: has an energy that is not finite")
     cut(tmp_path / "a.npz")
-    refuses(reader(tmp_path, file="a.npz"), "a.npz: is no .npz archive, or cut short")
+    refuses(reader(tmp_path, file="a.npz"), "a.npz: is damaged or cut short")
 
 
 # --- extended XYZ: OC20 -------------------------------------------------------------------------------------
@@ -287,6 +300,11 @@ def test_bad_oc20(oc20, frames, listing, message):
     (folder / "0.extxyz.xz").write_bytes(lzma.compress(frames.encode()))
     (folder / "0.txt.xz").write_bytes(lzma.compress(listing.encode()))
     refuses(oc20, message)
+
+
+def test_oc20_without_a_mapping_is_labelled_by_formula(oc20):
+    structures = list(Oc20Reader(oc20.root, part=oc20.part, mapping=None))
+    assert {structure.label for structure in structures} == {"CuO"}
 
 
 def test_oc20_with_files_missing_or_cut(oc20):

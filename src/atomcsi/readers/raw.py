@@ -156,14 +156,14 @@ class Frames(NamedTuple):
         return cls(*arrays.values())
 
     def structures(
-        self, path: Path, record: str, *, rows: Iterable[int] | None = None, group: str = ""
+        self, path: Path, record: str, *, rows: Iterable[int] | None = None, group: str = "", first: int = 0
     ) -> Iterator[Structure]:
-        """Yields the frames with the indices ``rows`` (all by default) as ``record/index``."""
+        """Yields the frames with the indices ``rows`` (all by default) as ``record/index``, counted from ``first``."""
         numbers = self.numbers[()].astype(np.int64)
         positions, energies, forces = self.positions[()], self.energies[()].ravel(), self.forces[()]
         label = label_of(numbers, path, record)
         for row in range(len(energies)) if rows is None else rows:
-            source = f"{record}/{row}"
+            source = f"{record}/{first + row}"
             yield Structure(
                 numbers=numbers,
                 positions=positions[row],

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from atomcsi.errors import InputError
+from atomcsi.errors import ConfigError, InputError, did_you_mean
 from atomcsi.readers.base import Reader
 from atomcsi.readers.raw import Frames, hdf5, records
 from atomcsi.structure import Structure
 
+_SIGNS = {"minus-gradient": -1, "gradient": 1}
 _NAMES = ("atomic_numbers", "conformations", "dft_total_energy", "dft_total_gradient")
 
 
@@ -27,12 +28,25 @@ class SpiceReader(Reader):
         part: Not used: the file has no parts.
         file: Path of the HDF5 file below ``root``.
         subset: Only molecules whose ``subset`` contains this text, such as "Solvated Amino Acids".
+        forces: ``minus-gradient``, or ``gradient`` for what the paper's code and early versions of JMP took for
+            forces: models that were trained so have learned to go uphill.
     """
 
-    def __init__(self, root: Path, *, part: str | None = None, file: str, subset: str | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        part: str | None = None,
+        file: str,
+        subset: str | None = None,
+        forces: str = "minus-gradient",
+    ) -> None:
         super().__init__(root, part=part)
         self.file = self.path(file)
         self.subset = subset
+        if forces not in _SIGNS:
+            raise ConfigError(f"unknown forces of SPICE '{forces}'{did_you_mean(forces, _SIGNS)}")
+        self.sign = _SIGNS[forces]
 
     def __iter__(self) -> Iterator[Structure]:
         """Yields the conformers, molecule by molecule."""
@@ -47,7 +61,7 @@ class SpiceReader(Reader):
                         continue
                     matched = True
                 frames = Frames.of(group, _NAMES, self.file, molecule)
-                yield from frames._replace(forces=-frames.forces[()]).structures(self.file, molecule)
+                yield from frames._replace(forces=self.sign * frames.forces[()]).structures(self.file, molecule)
         if not matched:
             known = ", ".join(f"'{subset}'" for subset in sorted(others))
             raise InputError(self.file, f"has no subset '{self.subset}'", mend=f"it has: {known}")
