@@ -26,7 +26,10 @@ PositiveInt = Annotated[int, Field(gt=0)]
 #: A number of structures, a share of all, or whatever the other splits leave.
 Amount = Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] | Literal["rest"]
 #: Units of properties; energies become eV, all others stay.
-PropertyUnit = Literal["eV", "hartree", "kcal/mol", "1", "1/cm", "debye", "bohr^2", "bohr^3", "cal/mol/K", "GHz"]
+PropertyUnit = Literal[
+    *("eV", "hartree", "kcal/mol", "eV/atom", "meV/atom"),
+    *("1", "1/cm", "GHz", "debye", "bohr^2", "bohr^3", "cal/mol/K", "log10(GPa)"),
+]
 SPLITS = ("train", "val", "test")
 
 

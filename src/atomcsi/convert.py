@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from atomcsi.catalogue import SPLITS, Conversion, RandomSplit, SourceSplit
+from atomcsi.catalogue import SPLITS, Conversion, FoldSplit, RandomSplit, SourceSplit
 from atomcsi.errors import ConfigError, InputError
 from atomcsi.progress import Progress
 from atomcsi.readers.base import Reader
 from atomcsi.registry import READERS, load
+from atomcsi.splits import fold_masks
 from atomcsi.structure import ENERGY_UNITS, LENGTH_UNITS, Structure
 from atomcsi.structure_lmdb import write_structures
 
@@ -36,7 +37,7 @@ def convert(dataset: Conversion, name: str, split: str, raw: Path, path: Path) -
     part = dataset.split.parts[split] if isinstance(dataset.split, SourceSplit) else None
     structures: Iterator[Structure] = _checked(open_reader(dataset, raw, part), raw)
     total = None
-    if isinstance(dataset.split, RandomSplit):
+    if not isinstance(dataset.split, SourceSplit):
         counted = Progress(f"count {name}", unit="structures")
         groups = list(counted.over(open_reader(dataset, raw, None).groups()))
         members = assign_splits(dataset.split, groups)[split]
@@ -55,7 +56,7 @@ def open_reader(dataset: Conversion, raw: Path, part: str | None) -> Reader:
     return load(READERS, dataset.reader.format)(raw, part=part, **dataset.reader.options)
 
 
-def assign_splits(split: RandomSplit, groups: Sequence[str]) -> dict[str, np.ndarray]:
+def assign_splits(split: RandomSplit | FoldSplit, groups: Sequence[str]) -> dict[str, np.ndarray]:
     """Distributes structures over train, val and test.
 
     Structures (or, with ``by: group``, groups) are shuffled by ``numpy.random.RandomState(seed)``, as JMP and the
@@ -71,6 +72,8 @@ def assign_splits(split: RandomSplit, groups: Sequence[str]) -> dict[str, np.nda
     Raises:
         ConfigError: There are fewer structures than the split needs.
     """
+    if isinstance(split, FoldSplit):
+        return fold_masks(split, groups)
     total = len(groups)
     if split.by == "structure":
         unit = np.arange(total)
