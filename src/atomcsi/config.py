@@ -129,6 +129,17 @@ class RandomSplit(Entry):
         return self
 
 
+class LinearReference(Entry):
+    """A linear reference that others published, in place of a fit to the data: an ``.npz`` with ``coeff``, eV by Z.
+
+    Such files hold leftovers of the fit for elements that it never saw. Energies of atoms above ``largest`` (eV,
+    either sign) are taken for that; total energies of all electrons need a larger one than those of valence electrons.
+    """
+
+    file: str
+    largest: Annotated[float, Field(gt=0)] = 100.0
+
+
 class Conversion(Entry):
     """How raw files become structures: all that their LMDB files depend on."""
 
@@ -137,6 +148,7 @@ class Conversion(Entry):
     reader: ReaderSpec
     units: Units
     properties: dict[str, Literal["eV", "hartree", "kcal/mol", "1"]] = {}
+    linear_reference: LinearReference | None = None
     split: Annotated[SourceSplit | RandomSplit, Field(discriminator="kind")]
 
     @property

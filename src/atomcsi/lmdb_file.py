@@ -19,8 +19,8 @@ from pathlib import Path
 
 from atomcsi.errors import InputError
 
-#: Meta page behind its page header: magic and version, address and size of the map. Then come two databases of 48
-#: bytes, free pages (which begin with the page size) and the main one (which ends with its root); last page; transaction.
+#: Meta page behind its page header: magic and version, address and size of the map, 48 bytes on the free pages
+#: (first the size of a page), 48 bytes on the main database (last the number of its root), last page, transaction.
 _META = struct.Struct("<IIQQ")
 _PAGE_SIZE, _NUMBER = struct.Struct("<I"), struct.Struct("<Q")
 _PAGE_SIZE_AT, _ROOT_AT, _LAST_PAGE_AT, _TRANSACTION_AT = 16 + 24, 16 + 24 + 48 + 40, 16 + 24 + 2 * 48, 16 + 24 + 104
@@ -62,9 +62,7 @@ class LmdbFile:
         if self._page_size not in (1 << power for power in range(9, 17)) or size < 2 * self._page_size:
             raise self._error("its first pages are damaged or cut off")
         newest = max(0, self._page_size, key=self._transaction)
-        self._root, last_page = (
-            _NUMBER.unpack_from(self.content, newest + at)[0] for at in (_ROOT_AT, _LAST_PAGE_AT)
-        )
+        self._root, last_page = (_NUMBER.unpack_from(self.content, newest + at)[0] for at in (_ROOT_AT, _LAST_PAGE_AT))
         if size < (needed := (last_page + 1) * self._page_size):
             raise InputError(path, f"is cut off: it has {size} of {needed} bytes", mend=mend)
 

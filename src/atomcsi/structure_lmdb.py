@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -186,6 +187,10 @@ class StructureLMDB(Sequence[Structure]):
         """Concatenates pieces of the file, shape (bytes,), uint8."""
         bounds = zip(starts.tolist(), (starts + sizes).tolist(), strict=True)
         return np.frombuffer(bytearray().join([self._content[start:stop] for start, stop in bounds]), "u1")
+
+    def release(self) -> None:
+        """Gives back the memory of what was read; a pass over a whole file then takes no more than its batches."""
+        self._content.obj.madvise(mmap.MADV_DONTNEED)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Another process opens the file anew."""

@@ -10,7 +10,8 @@ JMP's LMDBs of ANI-1x and Transition-1x have the same layout, without ``cell`` a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,20 @@ class Oc22Reader(Reader):
 
     def __iter__(self) -> Iterator[Structure]:
         """Yields the structures, LMDB by LMDB, as ``sid/fid``."""
-        labels = None if self.metadata is None else BulkLabels(self.metadata)
-        for path in files_in(self.folder, ".lmdb"):
+        return self.read(self.pieces())
+
+    def pieces(self) -> list[Path]:
+        """Returns the part's LMDBs."""
+        return files_in(self.folder, ".lmdb")
+
+    @cached_property
+    def _labels(self) -> BulkLabels | None:
+        return None if self.metadata is None else BulkLabels(self.metadata)
+
+    def read(self, pieces: Sequence[Path]) -> Iterator[Structure]:
+        """Yields the structures of some LMDBs."""
+        labels = self._labels
+        for path in pieces:
             for key, data in _entries(path):
                 yield _structure(data, labels, path, key)
 
