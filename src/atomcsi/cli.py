@@ -31,6 +31,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("config", type=Path, help="run config, such as config/demo.yaml")
     command.set_defaults(run=_check)
 
+    command = commands.add_parser("convert", help="convert a dataset's raw files to one LMDB file per split")
+    command.add_argument("--name", required=True, help="the dataset's id")
+    command.add_argument("--dataset", type=_json, required=True, help="what its catalogue entry says, as JSON")
+    command.add_argument("--raw", type=Path, required=True, help="folder of the raw files")
+    command.add_argument("--out", type=Path, required=True, help="folder for train.lmdb, val.lmdb and test.lmdb")
+    command.add_argument("--threads", type=int, default=1, help="worker processes (default: %(default)s)")
+    command.add_argument("--log", type=Path, help="log file; also on the terminal")
+    command.set_defaults(run=_convert)
+
     command = commands.add_parser("csi", help="measure the distance between two embedding files")
     command.add_argument("upstream", type=Path, help="HDF5 file of embeddings")
     command.add_argument("downstream", type=Path, help="HDF5 file of embeddings")
@@ -82,6 +91,15 @@ def _check(options: argparse.Namespace) -> None:
     print(f"{options.config}: good; {len(project.run.upstream)} upstream datasets, {runs} finetunings")  # noqa: T201
     if problem := missing_checkpoint(project, options.config):
         print(f"still to do: {problem}")  # noqa: T201
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from atomcsi.catalogue import Conversion
+    from atomcsi.config import parse_entry
+    from atomcsi.convert import convert
+
+    dataset = parse_entry(Conversion, options.dataset, "--dataset")
+    convert(dataset, options.name, options.raw, options.out, threads=options.threads)
 
 
 def _csi(options: argparse.Namespace) -> None:

@@ -98,9 +98,8 @@ def files_entry(wildcards):
 
 
 def conversion_entry(wildcards):
-    return PROJECT.datasets[wildcards.dataset].model_dump(
-        mode="json", include=set(Conversion.model_fields)
-    )
+    fields = set(Conversion.model_fields)
+    return PROJECT.datasets[wildcards.dataset].model_dump_json(include=fields)
 
 
 def extractor_entry(wildcards):

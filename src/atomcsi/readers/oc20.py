@@ -9,8 +9,9 @@ positions, ``move_mask`` (False: held), ``tags`` (0 below the surface, 1 surface
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
@@ -50,8 +51,20 @@ class Oc20Reader(Reader):
 
     def __iter__(self) -> Iterator[Structure]:
         """Yields the frames, file by file, as ``random<sid>/frame<fid>``."""
-        labels = None if self.mapping is None else BulkLabels(self.mapping)
-        for path in files_in(self.path("{part}"), _FRAMES):
+        return self.read(self.pieces())
+
+    def pieces(self) -> list[Path]:
+        """Returns the part's files of frames."""
+        return files_in(self.path("{part}"), _FRAMES)
+
+    @cached_property
+    def _labels(self) -> BulkLabels | None:
+        return None if self.mapping is None else BulkLabels(self.mapping)
+
+    def read(self, pieces: Sequence[Path]) -> Iterator[Structure]:
+        """Yields the frames of some files."""
+        labels = self._labels
+        for path in pieces:
             listing = path.with_name(path.name.removesuffix(_FRAMES) + ".txt.xz")
             with opened(listing) as lines:
                 for index, (line, structure) in enumerate(zip_longest(lines, frames(path))):

@@ -6,8 +6,9 @@ The layout is that of :mod:`atomcsi.readers.pyg_lmdb`, with DFT total energies, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,20 @@ class Oc22Reader(Reader):
 
     def __iter__(self) -> Iterator[Structure]:
         """Yields the structures, LMDB by LMDB, as ``sid/fid``."""
-        labels = None if self.metadata is None else BulkLabels(self.metadata)
-        for path in files_in(self.folder, ".lmdb"):
+        return self.read(self.pieces())
+
+    def pieces(self) -> list[Path]:
+        """Returns the part's LMDBs."""
+        return files_in(self.folder, ".lmdb")
+
+    @cached_property
+    def _labels(self) -> BulkLabels | None:
+        return None if self.metadata is None else BulkLabels(self.metadata)
+
+    def read(self, pieces: Sequence[Path]) -> Iterator[Structure]:
+        """Yields the structures of some LMDBs."""
+        labels = self._labels
+        for path in pieces:
             for key, data in entries(path):
                 structure = structure_of(data, path, key)
                 sid, fid = (_integer(data, name, path, key) for name in ("sid", "fid"))

@@ -8,7 +8,7 @@ minus that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from atomcsi.errors import ConfigError, InputError, did_you_mean
@@ -50,18 +50,25 @@ class SpiceReader(Reader):
 
     def __iter__(self) -> Iterator[Structure]:
         """Yields the conformers, molecule by molecule."""
-        others = set()
-        matched = self.subset is None
+        return self.read(self.pieces())
+
+    def pieces(self) -> list[str]:
+        """Returns the molecules, of the subset if there is one."""
         with hdf5(self.file) as file:
-            for molecule, group in records(file):
-                if self.subset is not None:
-                    subset = group["subset"].asstr()[0] if "subset" in group else ""
-                    if self.subset.lower() not in subset.lower():
-                        others.add(subset)
-                        continue
-                    matched = True
-                frames = Frames.of(group, _NAMES, self.file, molecule)
-                yield from frames._replace(forces=self.sign * frames.forces[()]).structures(self.file, molecule)
-        if not matched:
-            known = ", ".join(f"'{subset}'" for subset in sorted(others))
+            if self.subset is None:
+                return [molecule for molecule, _ in records(file)]
+            subsets = {
+                molecule: group["subset"].asstr()[0] if "subset" in group else "" for molecule, group in records(file)
+            }
+        found = [molecule for molecule, subset in subsets.items() if self.subset.lower() in subset.lower()]
+        if not found:
+            known = ", ".join(f"'{subset}'" for subset in sorted(set(subsets.values())))
             raise InputError(self.file, f"has no subset '{self.subset}'", mend=f"it has: {known}")
+        return found
+
+    def read(self, pieces: Sequence[str]) -> Iterator[Structure]:
+        """Yields the conformers of some molecules."""
+        with hdf5(self.file) as file:
+            for molecule in pieces:
+                frames = Frames.of(file[molecule], _NAMES, self.file, molecule)
+                yield from frames._replace(forces=self.sign * frames.forces[()]).structures(self.file, molecule)
