@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", type=Path)
     command.set_defaults(run=_info)
 
+    command = commands.add_parser("lmdb", help="look into, check and export files of structures")
+    _add_lmdb_commands(command.add_subparsers(title="commands", required=True, metavar="COMMAND"))
+
     command = commands.add_parser("pretrain", help="pretrain a backbone on one dataset")
     _add_training_options(command)
     command.add_argument("--settings", type=_json, required=True, help="training settings as JSON")
@@ -63,6 +66,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--init", type=Path, help="folder of a pretrained model; without it, from scratch")
     command.set_defaults(run=_finetune)
     return parser
+
+
+def _add_lmdb_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("info", help="print what a file of structures holds")
+    command.add_argument("file", type=Path)
+    command.add_argument("--json", action="store_true", help="as JSON instead of a table")
+    command.set_defaults(run=_lmdb_info)
+
+    command = commands.add_parser("verify", help="check every structure of a file and its fingerprint")
+    command.add_argument("file", type=Path)
+    command.set_defaults(run=_lmdb_verify)
+
+    command = commands.add_parser("export", help="write a file of structures as .aselmdb, for fairchem and ASE")
+    command.add_argument("file", type=Path)
+    command.add_argument("out", type=Path, metavar="OUT.aselmdb")
+    command.set_defaults(run=_lmdb_export)
 
 
 def _add_training_options(command: argparse.ArgumentParser) -> None:
@@ -112,9 +131,9 @@ def _csi(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     suffix = options.file.suffix
     if suffix == ".lmdb":
-        from atomcsi.structure_lmdb import StructureLMDB
+        from atomcsi.inspection import describe
 
-        content = StructureLMDB(options.file).metadata
+        content = describe(options.file)
     elif suffix == ".h5":
         from atomcsi.embeddings import read_moments
 
@@ -126,6 +145,25 @@ def _info(options: argparse.Namespace) -> None:
     else:
         raise InputError(options.file, f"has the unknown ending '{suffix}'", mend="known: .lmdb, .h5, .json")
     print(json.dumps(content, indent=2))  # noqa: T201
+
+
+def _lmdb_info(options: argparse.Namespace) -> None:
+    from atomcsi.inspection import describe, table
+
+    content = describe(options.file)
+    print(json.dumps(content, indent=2) if options.json else table(content))  # noqa: T201
+
+
+def _lmdb_verify(options: argparse.Namespace) -> None:
+    from atomcsi.inspection import verify
+
+    print(f"{options.file}: good; {verify(options.file)} structures")  # noqa: T201
+
+
+def _lmdb_export(options: argparse.Namespace) -> None:
+    from atomcsi.export import export_aselmdb
+
+    print(f"{options.out}: {export_aselmdb(options.file, options.out)} structures")  # noqa: T201
 
 
 def _pretrain(options: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ from atomcsi.structure_lmdb import StructureLMDB, write_batches
 from atomcsi.structure_record import BLOCK
 
 #: At most so many bundles of pieces: enough to share among workers and to resume from, few enough to open again.
-_BUNDLES = 256
+_BUNDLES = 64
 #: Structures that are held at once when bundles are put together.
 _CHUNK = 4096
 logger = logging.getLogger(__name__)
@@ -279,18 +279,15 @@ def _assemble(
 ) -> dict[str, Any]:
     """Writes a split: all structures of the bundles, or those that the mask ``members`` says."""
     reference = _reference(dataset, raw)
+    provenance = {"dataset": name, "split": split, "licence": dataset.licence, "source": dataset.source}
+    if reference is not None:
+        provenance["linear_reference"] = dataset.linear_reference.file
     total = None if members is None else int(members.sum())
     progress = Progress(f"write {name} {split}", total=total, unit="structures")
     metadata = write_batches(
         folder / f"{split}.lmdb",
         progress.counting(_members(bundles, members)),
-        provenance={
-            "dataset": name,
-            "split": split,
-            "licence": dataset.licence,
-            "source": dataset.source,
-            "linear_reference": "fitted" if reference is None else dataset.linear_reference.file,
-        },
+        provenance=provenance,
         reference=None if reference is None else np.nan_to_num(reference),
     )
     progress.finish()

@@ -188,6 +188,11 @@ class StructureLMDB(Sequence[Structure]):
         bounds = zip(starts.tolist(), (starts + sizes).tolist(), strict=True)
         return np.frombuffer(bytearray().join([self._content[start:stop] for start, stop in bounds]), "u1")
 
+    def block(self, number: int) -> memoryview:
+        """The block of :data:`~atomcsi.structure_record.BLOCK` records with this number, as it is in the file."""
+        start, stop = self._places[number].tolist()
+        return self._content[start:stop]
+
     def release(self) -> None:
         """Gives back the memory of what was read; a pass over a whole file then takes no more than its batches."""
         self._content.obj.madvise(mmap.MADV_DONTNEED)
@@ -286,17 +291,14 @@ def write_batches(
             if not columns.structures:
                 raise InputError(path, "would hold no structures", mend="see the dataset's split and reader")
             values = columns.values()
-            names = {"classes": list(columns.classes), "groups": list(columns.groups)}
-            names["properties"] = list(columns.property_names)
-            for content in (*values, json.dumps(names).encode()):
-                digest.update(content)
+            names = columns.names()
             metadata = {
                 "schema": SCHEMA,
                 "structures": columns.structures,
                 "atoms": columns.atoms,
                 **names,
                 **statistics.summary(),
-                "fingerprint": digest.hexdigest(),
+                "fingerprint": fingerprint(digest, values, names),
                 "provenance": dict(provenance),
             }
             values = [json.dumps(metadata).encode(), *values]
@@ -308,6 +310,19 @@ def write_batches(
         finally:
             environment.close()
     return metadata
+
+
+def fingerprint(blocks: hashlib._Hash, columns: Sequence[bytes | np.ndarray], names: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of what a file holds, the same on every machine.
+
+    Args:
+        blocks: SHA-256 of the blocks, in order.
+        columns: The int32 of every structure: numbers of atoms, classes, groups.
+        names: The metadata's ``classes``, ``groups`` and ``properties``.
+    """
+    for content in (*columns, json.dumps({key: names[key] for key in ("classes", "groups", "properties")}).encode()):
+        blocks.update(content)
+    return blocks.hexdigest()
 
 
 class _Columns:
@@ -327,6 +342,10 @@ class _Columns:
         self.structures += len(batch)
         self.atoms += int(batch.natoms.sum())
         self.property_names = batch.property_names
+
+    def names(self) -> dict[str, list[str]]:
+        """What classes and groups are numbers of, and the properties' names."""
+        return {"classes": list(self.classes), "groups": list(self.groups), "properties": list(self.property_names)}
 
     def values(self) -> list[bytes]:
         """Values of the reserved keys behind the metadata's."""

@@ -314,9 +314,11 @@ def test_oc20_with_files_missing_or_cut(oc20):
     (folder / "0.txt.xz").unlink()
     refuses(oc20, "0.txt.xz: is missing")
     oc20.mapping.write_bytes(pickle.dumps({"random0": {"bulk_id": 0}}))
-    refuses(oc20, "oc20_data_mapping.pkl: does not map ids to entries with 'bulk_symbols'")
+    refuses(
+        Oc20Reader(oc20.root, part=oc20.part), "oc20_data_mapping.pkl: does not map ids to entries with 'bulk_symbols'"
+    )
     oc20.mapping.unlink()
-    refuses(oc20, "oc20_data_mapping.pkl: is missing")
+    refuses(Oc20Reader(oc20.root, part=oc20.part), "oc20_data_mapping.pkl: is missing")
 
 
 # --- LMDB: OC22 ---------------------------------------------------------------------------------------------
@@ -426,7 +428,7 @@ def test_oc22_with_files_missing_or_cut(oc22, slab_data):
     path.write_bytes(b"no database" * 1000)
     refuses(oc22, "data.0000.lmdb: is no readable LMDB")
     oc22.metadata.unlink()
-    refuses(oc22, "oc22_metadata.pkl: is missing")
+    refuses(Oc22Reader(oc22.root, part=oc22.part), "oc22_metadata.pkl: is missing")
 
 
 # --- QM9 ----------------------------------------------------------------------------------------------------
