@@ -31,6 +31,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("config", type=Path, help="run config, such as config/demo.yaml")
     command.set_defaults(run=_check)
 
+    command = commands.add_parser("convert", help="convert a dataset's raw files to one LMDB file per split")
+    command.add_argument("--name", required=True, help="the dataset's id")
+    command.add_argument("--dataset", type=_json, required=True, help="what its catalogue entry says, as JSON")
+    command.add_argument("--raw", type=Path, required=True, help="folder of the raw files")
+    command.add_argument("--out", type=Path, required=True, help="folder for train.lmdb, val.lmdb and test.lmdb")
+    command.add_argument("--threads", type=int, default=1, help="worker processes (default: %(default)s)")
+    command.add_argument("--log", type=Path, help="log file; also on the terminal")
+    command.set_defaults(run=_convert)
+
     command = commands.add_parser("csi", help="measure the distance between two embedding files")
     command.add_argument("upstream", type=Path, help="HDF5 file of embeddings")
     command.add_argument("downstream", type=Path, help="HDF5 file of embeddings")
@@ -40,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("info", help="print what a file of ours holds (.lmdb, .h5, .json)")
     command.add_argument("file", type=Path)
     command.set_defaults(run=_info)
+
+    command = commands.add_parser("lmdb", help="look into, check and export files of structures")
+    _add_lmdb_commands(command.add_subparsers(title="commands", required=True, metavar="COMMAND"))
 
     command = commands.add_parser("pretrain", help="pretrain a backbone on one dataset")
     _add_training_options(command)
@@ -54,6 +66,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--init", type=Path, help="folder of a pretrained model; without it, from scratch")
     command.set_defaults(run=_finetune)
     return parser
+
+
+def _add_lmdb_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("info", help="print what a file of structures holds")
+    command.add_argument("file", type=Path)
+    command.add_argument("--json", action="store_true", help="as JSON instead of a table")
+    command.set_defaults(run=_lmdb_info)
+
+    command = commands.add_parser("verify", help="check every structure of a file and its fingerprint")
+    command.add_argument("file", type=Path)
+    command.set_defaults(run=_lmdb_verify)
+
+    command = commands.add_parser("export", help="write a file of structures as .aselmdb, for fairchem and ASE")
+    command.add_argument("file", type=Path)
+    command.add_argument("out", type=Path, metavar="OUT.aselmdb")
+    command.set_defaults(run=_lmdb_export)
 
 
 def _add_training_options(command: argparse.ArgumentParser) -> None:
@@ -75,11 +103,22 @@ def _json(text: str) -> dict[str, object]:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from atomcsi.config import load_project
+    from atomcsi.config import load_project, missing_checkpoint
 
     project = load_project(path=options.config)
     runs = len(project.run.inits) * len(project.run.tasks) * len(project.run.seeds)
     print(f"{options.config}: good; {len(project.run.upstream)} upstream datasets, {runs} finetunings")  # noqa: T201
+    if problem := missing_checkpoint(project, options.config):
+        print(f"still to do: {problem}")  # noqa: T201
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from atomcsi.catalogue import Conversion
+    from atomcsi.config import parse_entry
+    from atomcsi.convert import convert
+
+    dataset = parse_entry(Conversion, options.dataset, "--dataset")
+    convert(dataset, options.name, options.raw, options.out, threads=options.threads)
 
 
 def _csi(options: argparse.Namespace) -> None:
@@ -92,9 +131,9 @@ def _csi(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     suffix = options.file.suffix
     if suffix == ".lmdb":
-        from atomcsi.structure_lmdb import StructureLMDB
+        from atomcsi.inspection import describe
 
-        content = StructureLMDB(options.file).metadata
+        content = describe(options.file)
     elif suffix == ".h5":
         from atomcsi.embeddings import Embedding
 
@@ -106,6 +145,25 @@ def _info(options: argparse.Namespace) -> None:
     else:
         raise InputError(options.file, f"has the unknown ending '{suffix}'", mend="known: .lmdb, .h5, .json")
     print(json.dumps(content, indent=2))  # noqa: T201
+
+
+def _lmdb_info(options: argparse.Namespace) -> None:
+    from atomcsi.inspection import describe, table
+
+    content = describe(options.file)
+    print(json.dumps(content, indent=2) if options.json else table(content))  # noqa: T201
+
+
+def _lmdb_verify(options: argparse.Namespace) -> None:
+    from atomcsi.inspection import verify
+
+    print(f"{options.file}: good; {verify(options.file)} structures")  # noqa: T201
+
+
+def _lmdb_export(options: argparse.Namespace) -> None:
+    from atomcsi.export import export_aselmdb
+
+    print(f"{options.out}: {export_aselmdb(options.file, options.out)} structures")  # noqa: T201
 
 
 def _pretrain(options: argparse.Namespace) -> None:

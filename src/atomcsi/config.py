@@ -1,8 +1,9 @@
 """The configuration: what can be written in ``config/``, checked before anything runs.
 
 A run config (``config/demo.yaml``) names datasets, tasks, an extractor and a backbone; their entries are in the
-catalogue beside it (``datasets.yaml``, ``tasks.yaml``, ``extractors.yaml``, ``backbones/*.yaml``). Extractors also
-come with the package. Every mistake ends in one :class:`atomcsi.errors.ConfigError` that names file, line and field.
+catalogue beside it (:mod:`atomcsi.catalogue` for the datasets; ``tasks.yaml``, ``extractors.yaml``,
+``backbones/*.yaml``). Extractors also come with the package. Every mistake ends in one
+:class:`atomcsi.errors.ConfigError` that names file, line and field.
 """
 
 from __future__ import annotations
@@ -13,46 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, Field, model_validator
 
-from atomcsi.errors import did_you_mean
+from atomcsi.catalogue import ID_PATTERN, Catalogue, Dataset, Id, PositiveInt
+from atomcsi.errors import ConfigError, did_you_mean
 from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, keywords, load
 from atomcsi.sampling import Aggregation, Method, Resample
-from atomcsi.yaml_source import YamlSource
+from atomcsi.yaml_source import Entry, YamlSource
 
-#: Ids never hold two hyphens or an underscore, so ``__`` separates them in file names.
-ID_PATTERN = "[a-z0-9]+(-[a-z0-9]+)*"
-Id = Annotated[str, StringConstraints(pattern=f"^{ID_PATTERN}$")]
-Hash = Annotated[str, StringConstraints(pattern=r"^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32})$")]
-PositiveInt = Annotated[int, Field(gt=0)]
-#: A number of structures, a share of all, or whatever the other splits leave.
-Amount = Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] | Literal["rest"]
-
-#: How a metric's unit follows from eV and Angstrom.
-METRIC_UNITS: Mapping[str, float] = {"eV/angstrom": 1.0, "meV/angstrom": 1e3, "eV": 1.0, "meV": 1e3}
-SPLITS = ("train", "val", "test")
+#: How a metric's unit follows from eV and Angstrom, or from the unit that a property keeps.
+METRIC_UNITS: Mapping[str, float] = {"eV/angstrom": 1.0, "meV/angstrom": 1e3, "eV": 1.0, "meV": 1e3, "1/cm": 1.0}
 #: Extractors that can be used without a project, from any folder.
 _EXTRACTORS = Path(__file__).with_name("extractors") / "catalogue.yaml"
 
 T = TypeVar("T", bound=BaseModel)
-
-
-class Entry(BaseModel):
-    """Base of all config models: unknown keys are errors that suggest the right one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            known = {field.alias or name for name, field in cls.model_fields.items()}
-            for key in values:
-                if key not in known:
-                    hint = did_you_mean(str(key), known)
-                    raise PydanticCustomError("unknown_key", "unknown key{hint}", {"hint": hint, "key": str(key)})
-        return values
 
 
 def _check_implementation(registry: Mapping[str, str], name: str, given: Mapping[str, Any], kind: str) -> None:
@@ -62,101 +37,6 @@ def _check_implementation(registry: Mapping[str, str], name: str, given: Mapping
     for key in given:
         if key not in known:
             raise ValueError(f"unknown {kind} '{key}' of {name}{did_you_mean(key, known)}")
-
-
-class SourceFile(Entry):
-    """A file of a dataset: where it comes from and what it must contain."""
-
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    url: str | None = None
-    path: Path | None = None
-    hash: Hash
-    unpack: bool = False
-
-    @model_validator(mode="after")
-    def _one_source(self) -> SourceFile:
-        if (self.url is None) == (self.path is None):
-            raise ValueError("needs either 'url' or 'path'")
-        return self
-
-
-class Units(Entry):
-    """Units of the raw data; forces are energy per length."""
-
-    energy: Literal["eV", "hartree", "kcal/mol"]
-    length: Literal["angstrom", "bohr"] = "angstrom"
-
-
-class ReaderSpec(BaseModel):
-    """Which reader reads a dataset; further keys are the reader's own options."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    format: str
-
-    @model_validator(mode="after")
-    def _known_format(self) -> ReaderSpec:
-        if self.format not in READERS:
-            raise ValueError(f"unknown format '{self.format}'{did_you_mean(self.format, READERS)}")
-        return self
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of the reader."""
-        return dict(self.model_extra or {})
-
-
-class SourceSplit(Entry):
-    """The split that the publishers made: our split name -> the source's name of the part."""
-
-    kind: Literal["source"]
-    parts: dict[Literal["train", "val", "test"], str]
-
-
-class RandomSplit(Entry):
-    """A seeded random split: ``numpy.random.RandomState(seed).shuffle``, then train, val and test in turn.
-
-    With ``by: group`` whole groups are taken until a split has at least its number of structures (ANI-1x).
-    """
-
-    kind: Literal["random"]
-    by: Literal["structure", "group"] = "structure"
-    train: Amount = "rest"
-    val: Amount
-    test: Amount = 0
-    seed: int = 42
-
-    @model_validator(mode="after")
-    def _one_rest(self) -> RandomSplit:
-        if [self.train, self.val, self.test].count("rest") != 1:
-            raise ValueError("exactly one of train, val and test must be 'rest'")
-        return self
-
-
-class Conversion(Entry):
-    """How raw files become structures: all that their LMDB files depend on."""
-
-    licence: str
-    source: str
-    reader: ReaderSpec
-    units: Units
-    properties: dict[str, Literal["eV", "hartree", "kcal/mol", "1"]] = {}
-    split: Annotated[SourceSplit | RandomSplit, Field(discriminator="kind")]
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits that are not empty, in the order train, val, test."""
-        if isinstance(self.split, SourceSplit):
-            return tuple(name for name in SPLITS if name in self.split.parts)
-        return tuple(name for name in SPLITS if getattr(self.split, name) != 0)
-
-
-class Dataset(Conversion):
-    """An upstream or downstream dataset."""
-
-    title: str
-    role: Literal["upstream", "downstream"]
-    stand_in_for: str | None = None
-    files: list[SourceFile]
 
 
 class TrainSettings(Entry):
@@ -198,7 +78,7 @@ class Task(Entry):
     title: str = ""
     dataset: Id
     target: str
-    unit: Literal["eV/angstrom", "meV/angstrom", "eV", "meV"]
+    unit: Literal["eV/angstrom", "meV/angstrom", "eV", "meV", "1/cm"]
     finetune: TrainSettings
 
     @model_validator(mode="after")
@@ -220,7 +100,7 @@ class ExtractorSpec(Entry):
     """
 
     implementation: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     max_atoms: PositiveInt = 512
     max_edges: PositiveInt = 10_000
     chunk: PositiveInt = 256
@@ -269,7 +149,11 @@ class Embedding(Entry):
 
 
 class RunConfig(Entry):
-    """A run: which upstreams are compared for which tasks, and with what."""
+    """A run: which upstreams are compared for which tasks, and with what.
+
+    ``mirror`` is a folder or web address that raw files are taken from where it has them, see
+    :func:`atomcsi.download.fetch_files`.
+    """
 
     title: str
     scale: Literal["demo", "full"]
@@ -277,10 +161,11 @@ class RunConfig(Entry):
     tasks: Annotated[list[Id], Field(min_length=1)]
     embedding: Embedding
     distance: str = "frechet"
-    also_measure: list[str] = []
+    also_measure: list[str] = Field(default_factory=list)
     backbone: Id
     pretrain: TrainSettings
     inits: Annotated[list[Id], Field(min_length=1)]
+    mirror: str | None = None
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
@@ -297,7 +182,7 @@ class Project:
     """
 
     run: RunConfig
-    datasets: Mapping[str, Dataset]
+    datasets: Catalogue | Mapping[str, Dataset]
     tasks: Mapping[str, Task]
     extractors: Mapping[str, ExtractorSpec]
     backbones: Mapping[str, BackboneSpec]
@@ -325,7 +210,8 @@ class Project:
             "extractors": [self.run.embedding.extractor],
             "backbones": [self.run.backbone],
         }
-        return {"run": self.run.model_dump(mode="json")} | {
+        # Where files were taken from changes nothing in the results.
+        return {"run": self.run.model_dump(mode="json", exclude={"mirror"})} | {
             kind: {name: getattr(self, kind)[name].model_dump(mode="json") for name in names}
             for kind, names in used.items()
         }
@@ -363,7 +249,7 @@ def load_project(
     run_source = YamlSource(path) if path.exists() or config is None else YamlSource(path, {})
     run = run_source.parse(RunConfig, run_source.content if config is None else dict(config))
     catalogue = path.parent
-    datasets = YamlSource(catalogue / "datasets.yaml").parse_all(Dataset, ID_PATTERN)
+    datasets = Catalogue(catalogue)
     tasks = YamlSource(catalogue / "tasks.yaml").parse_all(Task, ID_PATTERN)
     extractors = extractor_catalogue(catalogue / "extractors.yaml")
     backbones = {
@@ -409,6 +295,25 @@ def parse_entry(model: type[T], content: Any, origin: str) -> T:
     return YamlSource(Path(origin), content).parse(model, content)
 
 
+def _check_dataset(datasets: Catalogue, name: str, root: Path) -> None:
+    """Checks what the entry of a dataset says of its reader and of its packaged files."""
+    dataset = datasets[name]
+    if not {"train", "val"} <= set(dataset.splits):
+        raise datasets.error(name, ("split",), "needs a train and a val split")
+    implementation = load(READERS, dataset.reader.format)
+    try:
+        inspect.signature(implementation).bind(root, part=None, **dataset.reader.options)
+    except TypeError as error:
+        raise datasets.error(name, ("reader",), f"{dataset.reader.format}: {error}") from None
+    for key in dataset.properties:
+        if key not in implementation.properties:
+            hint = did_you_mean(key, implementation.properties)
+            raise datasets.error(name, ("properties", key), f"unknown property '{key}'{hint}")
+    for position, file in enumerate(dataset.files):
+        if file.path is not None and not (root / file.path).is_file():
+            raise datasets.error(name, ("files", position, "path"), f"no such file: {file.path}")
+
+
 def _check_references(project: Project, run_source: YamlSource, catalogue: Path, root: Path) -> None:
     """Checks what no single entry can know: that ids exist, roles fit and packaged files are there."""
     run = project.run
@@ -420,10 +325,6 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
         run_source.known("tasks", position, name=name, entries=project.tasks, kind="task")
     extractor = run.embedding.extractor
     run_source.known("embedding", "extractor", name=extractor, entries=project.extractors, kind="extractor")
-    if checkpoint := project.extractors[extractor].options.get("checkpoint"):
-        location = (extractor, "options", "checkpoint")
-        if not (root / checkpoint).is_file():
-            raise YamlSource(catalogue / "extractors.yaml").error(location, f"no such file: {checkpoint}")
     run_source.known("distance", name=run.distance, entries=DISTANCES, kind="distance")
     for position, name in enumerate(run.also_measure):
         run_source.known("also_measure", position, name=name, entries=DISTANCES, kind="distance")
@@ -438,27 +339,14 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
         if len(set(values)) != len(values):
             raise run_source.error((key,), "names something twice")
 
-    dataset_source = YamlSource(catalogue / "datasets.yaml")
-    for name in project.used_datasets:
-        if "train" not in project.datasets[name].splits or "val" not in project.datasets[name].splits:
-            raise dataset_source.error((name, "split"), "needs a train and a val split")
-        reader = project.datasets[name].reader
-        implementation = load(READERS, reader.format)
-        try:
-            inspect.signature(implementation).bind(root, part=None, **reader.options)
-        except TypeError as error:
-            raise dataset_source.error((name, "reader"), f"{reader.format}: {error}") from None
-        for key in project.datasets[name].properties:
-            known = implementation.properties
-            dataset_source.known(name, "properties", key, name=key, entries=known, kind="property")
-        for position, file in enumerate(project.datasets[name].files):
-            if file.path is not None and not (root / file.path).is_file():
-                raise dataset_source.error((name, "files", position, "path"), f"no such file: {file.path}")
-
     task_source = YamlSource(catalogue / "tasks.yaml")
     for name in run.tasks:
+        dataset = project.tasks[name].dataset
+        task_source.known(name, "dataset", name=dataset, entries=project.datasets, kind="dataset")
+    for name in project.used_datasets:
+        _check_dataset(project.datasets, name, root)
+    for name in run.tasks:
         task = project.tasks[name]
-        task_source.known(name, "dataset", name=task.dataset, entries=project.datasets, kind="dataset")
         dataset = project.datasets[task.dataset]
         if dataset.role != "downstream":
             raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has the role 'upstream'")
@@ -468,3 +356,21 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
         task_source.known(name, "target", name=task.target, entries=targets, kind="target")
         if ("angstrom" in task.unit) != (task.target == "forces"):
             raise task_source.error((name, "unit"), f"'{task.unit}' is no unit of {task.target}")
+
+
+def missing_checkpoint(project: Project, path: Path | str, root: Path | str = ".") -> ConfigError | None:
+    """Returns the error of a run whose extractor's checkpoint is not there, None if all is well.
+
+    Only embedding needs the checkpoint, so a run config without it is good for everything before.
+
+    Args:
+        project: The checked run.
+        path: The run config's file.
+        root: Folder that the checkpoint's path is relative to.
+    """
+    name = project.run.embedding.extractor
+    checkpoint = project.extractors[name].options.get("checkpoint")
+    if checkpoint is None or (Path(root) / checkpoint).is_file():
+        return None
+    source = YamlSource(Path(path).parent / "extractors.yaml")
+    return source.error((name, "options", "checkpoint"), f"no such file: {checkpoint} (put it there to embed)")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from datetime import timedelta
 from typing import TypeVar
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Sized)
 logger = logging.getLogger(__name__)
 
 
@@ -60,6 +61,12 @@ class Progress:
             yield item
             self.advance()
         self.finish()
+
+    def counting(self, batches: Iterable[S]) -> Iterator[S]:
+        """Yields ``batches``, each counted as as many units as it is long."""
+        for batch in batches:
+            yield batch
+            self.advance(len(batch))
 
     def finish(self, note: str = "") -> None:
         """Logs that the step is done and what it took."""

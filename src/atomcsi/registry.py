@@ -17,14 +17,16 @@ from atomcsi.errors import ConfigError, did_you_mean
 
 READERS = {
     "ani1x": "atomcsi.readers.ani1x:Ani1xReader@1",
-    "extxyz": "atomcsi.readers.extxyz:ExtxyzReader@1",
+    "matbench": "atomcsi.readers.matbench:MatbenchReader@1",
     "md22": "atomcsi.readers.md22:Md22Reader@1",
     "oc20": "atomcsi.readers.oc20:Oc20Reader@1",
     "oc22": "atomcsi.readers.oc22:Oc22Reader@1",
     "qm9": "atomcsi.readers.qm9:Qm9Reader@1",
+    "qmof": "atomcsi.readers.qmof:QmofReader@1",
     "rmd17": "atomcsi.readers.rmd17:Rmd17Reader@1",
     "spice": "atomcsi.readers.spice:SpiceReader@1",
     "transition1x": "atomcsi.readers.transition1x:Transition1xReader@1",
+    "user": "atomcsi.readers.user:UserReader@1",
 }
 EXTRACTORS = {
     "chgnet": "atomcsi.extractors.chgnet:ChgnetExtractor@1",
@@ -46,7 +48,7 @@ DISTANCES = {
 BACKBONES = {"gemnet-oc": "atomcsi.models.gemnet_oc:GemNetOC@1"}
 
 #: Versions of the steps around them, raised for the same reason.
-STEPS = {"convert": 1, "embed": 2, "measure": 1, "mix": 1, "effective_rank": 1, "train": 1}
+STEPS = {"convert": 2, "embed": 2, "measure": 1, "mix": 1, "effective_rank": 1, "train": 2}
 
 
 def implementation(registry: Mapping[str, str], name: str) -> str:

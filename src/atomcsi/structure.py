@@ -10,6 +10,8 @@ from ase import units
 from ase.formula import Formula
 
 MAX_ATOMIC_NUMBER = 118
+#: Numbers beyond this do not fit into the single precision that structures are stored in.
+LARGEST = 1e30
 
 #: Factors that turn a unit into its base, eV or Angstrom.
 ENERGY_UNITS: Mapping[str, float] = {"eV": 1.0, "hartree": units.Hartree, "kcal/mol": units.kcal / units.mol}
@@ -79,14 +81,14 @@ class Structure:
                 continue
             if array.shape != (n, 3):
                 return f"has {name} of shape {array.shape} for {n} atoms"
-            if not np.isfinite(array).all():
+            if not (np.abs(array) < LARGEST).all():
                 return f"has {name} that are not finite (NaN or infinite)"
         if np.isinf(self.energy):
             return "has an infinite energy"
         for name, value in self.properties.items():
-            if not np.isfinite(value):
+            if not abs(value) < LARGEST:
                 return f"has the property '{name}' that is not finite (NaN or infinite)"
-        if self.cell is not None and not np.isfinite(self.cell).all():
+        if self.cell is not None and not (np.abs(self.cell) < LARGEST).all():
             return "has a cell that is not finite"
         if any(self.pbc) and (self.cell is None or abs(np.linalg.det(self.cell)) < 1e-6):
             return "is periodic but has no cell with a volume"

@@ -1,106 +1,54 @@
-"""Structures in LMDB, without pickles: readable from any language, zero-copy, safe with many processes.
+"""Structures in an LMDB file, without pickles: checked on reading, safe with many processes.
 
-Keys are 8-byte big-endian integers 0 ... n-1. A value is a little-endian header (:data:`HEADER`) followed by the
-arrays that its flags announce, in this order: numbers (uint8), tags (uint8), fixed (uint8), source (UTF-8), zero
-bytes up to a multiple of 4, positions (float32, atoms x 3), forces (float32, atoms x 3), cell (float32, 3 x 3),
-properties (float64). Energies are float64: -17 617 eV in float32 would lose 2 meV.
-
-Reserved keys hold the metadata (``b"metadata"``, JSON), the number of atoms (``b"natoms"``, int32) and the class
-(``b"classes"``, int32) of every structure, so that sampling and batching never touch the structures.
+Keys 0, 1, ... as 8-byte big-endian integers hold blocks of structures (:mod:`atomcsi.structure_record`). Reserved keys
+hold the metadata (``b"metadata"``, JSON) and, as little-endian int32 of every structure, the number of atoms
+(``b"natoms"``), the class (``b"classes"``) and the group (``b"groups"``), both as positions in the metadata's lists:
+sampling, splitting and batching never touch the structures. ``b"checksums"`` holds the XXH3-64 of these four values,
+uint64 each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import struct
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import lmdb
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from atomcsi.errors import InputError
-from atomcsi.files import atomic_path, open_lmdb
+from atomcsi.files import atomic_path
+from atomcsi.lmdb_file import LmdbFile
+from atomcsi.statistics import Statistics
 from atomcsi.structure import Structure
+from atomcsi.structure_batch import CELL, FORCES, TAGS, StructureBatch, batches_of
+from atomcsi.structure_record import BLOCK, ENTRY, HEADER, HEADER_TYPE, HELD, checksum, decode, encode, pack
 
-SCHEMA = "atomcsi.structures/1"
+SCHEMA = "atomcsi.structures/2"
+KEY = struct.Struct(">Q")
+#: The reserved keys, in the order of their checksums.
+RESERVED = (b"metadata", b"natoms", b"classes", b"groups")
 _MEND = "delete it and run again"
-
-#: atoms (uint32), flags (uint16), length of the source's name (uint16), class (int32), energy (float64, eV).
-HEADER = struct.Struct("<IHHid")
-_KEY = struct.Struct(">Q")
-_PBC, _FORCES, _CELL, _TAGS, _FIXED = (1, 2, 4), 8, 16, 32, 64
 #: The map must be larger than what it will ever hold; LMDB's files grow as needed, so this reserves no disk.
 _MAP_SIZE = 1 << 40
-_COMMIT_EVERY = 10_000
-
-
-def encode(structure: Structure, class_id: int, property_names: Sequence[str]) -> bytes:
-    """Returns the record of a structure (eV, Angstrom) in the layout of this module."""
-    natoms = len(structure)
-    flags = sum(bit for bit, periodic in zip(_PBC, structure.pbc, strict=True) if periodic)
-    parts = [np.asarray(structure.numbers, "u1").tobytes()]
-    for array, flag in ((structure.tags, _TAGS), (structure.fixed, _FIXED)):
-        if array is not None:
-            flags |= flag
-            parts.append(np.asarray(array, "u1").tobytes())
-    source = structure.source.encode()
-    parts.append(source)
-    parts.append(b"\0" * (-sum(map(len, parts)) % 4))
-    for array, flag in ((structure.positions, 0), (structure.forces, _FORCES), (structure.cell, _CELL)):
-        if array is not None:
-            flags |= flag
-            parts.append(np.asarray(array, "<f4").tobytes())
-    parts.append(np.array([structure.properties[name] for name in property_names], "<f8").tobytes())
-    return HEADER.pack(natoms, flags, len(source), class_id, structure.energy) + b"".join(parts)
-
-
-def decode(record: bytes | memoryview, classes: Sequence[str], property_names: Sequence[str]) -> Structure:
-    """Returns the structure of a record; its arrays are views into ``record``."""
-    natoms, flags, source_length, class_id, energy = HEADER.unpack_from(record)
-    offset = HEADER.size
-
-    def take(dtype: str, *shape: int) -> np.ndarray:
-        nonlocal offset
-        array = np.frombuffer(record, dtype, int(np.prod(shape)), offset).reshape(shape)
-        offset += array.nbytes
-        return array
-
-    numbers = take("u1", natoms)
-    tags = take("u1", natoms) if flags & _TAGS else None
-    fixed = take("u1", natoms).astype(bool) if flags & _FIXED else None
-    source = bytes(take("u1", source_length)).decode()
-    offset += (HEADER.size - offset) % 4
-    positions = take("<f4", natoms, 3)
-    forces = take("<f4", natoms, 3) if flags & _FORCES else None
-    cell = take("<f4", 3, 3) if flags & _CELL else None
-    values = take("<f8", len(property_names))
-    return Structure(
-        numbers=numbers,
-        positions=positions,
-        source=source,
-        label=classes[class_id],
-        energy=energy,
-        forces=forces,
-        properties=dict(zip(property_names, values.tolist(), strict=True)),
-        cell=cell,
-        pbc=tuple(bool(flags & bit) for bit in _PBC),
-        tags=tags,
-        fixed=fixed,
-    )
+#: Bytes between commits: until then LMDB keeps what it was given in memory.
+_COMMIT_EVERY = 1 << 25
 
 
 class StructureLMDB(Sequence[Structure]):
     """Read access to a file of structures, by position.
 
-    An instance can be handed to workers, forked or spawned.
+    An instance can be handed to workers, forked or spawned. Every record is checked against its checksum when it is
+    read.
 
     Args:
-        path: The ``.lmdb`` file.
+        path: The ``.lmdb`` file; it must not be overwritten in place while it is in use.
 
     Raises:
         InputError: The file is missing, damaged or of another schema.
@@ -108,64 +56,182 @@ class StructureLMDB(Sequence[Structure]):
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._environment: lmdb.Environment | None = None
-        if not self.path.is_file():
-            raise InputError(path, "is missing")
-        try:
-            self.metadata: dict[str, Any] = json.loads(self._get(b"metadata") or b"{}")
-        except (lmdb.Error, ValueError) as error:
-            raise InputError(path, f"is no readable LMDB: {error}", mend=_MEND) from error
-        if self.metadata.get("schema") != SCHEMA:
-            raise InputError(path, f"holds no '{SCHEMA}'", mend="make it with `atomcsi` or the pipeline")
+        file = LmdbFile(path, mend=_MEND)
+        self._content, self._reserved = file.content, {}
+        places = []
+        for key, start, stop in file.items():
+            if len(key) == KEY.size and KEY.unpack(key)[0] == len(places):
+                places.append((start, stop))
+            else:
+                self._reserved[key] = (start, stop)
+        self._places = np.array(places, np.int64).reshape(-1, 2)
+        self.metadata: dict[str, Any] = self._metadata()
         self._classes: list[str] = self.metadata["classes"]
+        self._groups: list[str] = self.metadata["groups"]
         self._properties: list[str] = self.metadata["properties"]
+        members = np.diff(np.minimum(np.arange(len(places) + 1) * BLOCK, len(self)))
+        complete = len(places) == -(-len(self) // BLOCK)
+        if not complete or (np.diff(self._places).ravel() < members * ENTRY.size).any():
+            raise self._damage("it lacks blocks, or parts of them")
 
-    @property
+    def _metadata(self) -> dict[str, Any]:
+        try:
+            start, stop = self._reserved.get(b"metadata", (0, 0))
+            metadata = json.loads(bytes(self._content[start:stop]) or b"{}")
+        except ValueError as error:
+            raise self._damage(f"its metadata are no JSON: {error}") from error
+        if not isinstance(metadata, dict) or metadata.get("schema") != SCHEMA:
+            found = metadata.get("schema") if isinstance(metadata, dict) else None
+            mend = "make it again with this version" if found else "make it with `atomcsi` or the pipeline"
+            raise InputError(self.path, f"holds no '{SCHEMA}'" + (f" but '{found}'" if found else ""), mend=mend)
+        self._value(b"metadata")
+        return metadata
+
+    @cached_property
     def natoms(self) -> np.ndarray:
         """Number of atoms of every structure, shape (structures,)."""
-        return np.frombuffer(self._get(b"natoms"), "<i4")
+        return self._column(b"natoms")
 
-    @property
+    @cached_property
     def classes(self) -> np.ndarray:
         """Class of every structure as an index into ``metadata["classes"]``, shape (structures,)."""
-        return np.frombuffer(self._get(b"classes"), "<i4")
+        return self._column(b"classes")
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """Group of every structure as an index into ``metadata["groups"]``, shape (structures,)."""
+        return self._column(b"groups")
 
     def __len__(self) -> int:
         """Number of structures."""
         return self.metadata["structures"]
 
     def __getitem__(self, index: int) -> Structure:
-        """Returns one structure, in eV and Angstrom."""
+        """Returns one structure, in eV and Angstrom.
+
+        Raises:
+            InputError: Its record is damaged.
+        """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        try:
-            return decode(self._get(_KEY.pack(index)), self._classes, self._properties)
-        except (TypeError, ValueError, struct.error, lmdb.Error) as error:
-            raise InputError(self.path, f"is damaged: {error}", record=f"structure {index}", mend=_MEND) from error
+        block, place = divmod(index, BLOCK)
+        base, end = self._places[block].tolist()
+        start, size, expected = ENTRY.unpack_from(self._content, base + place * ENTRY.size)
+        record = bytes(self._content[base + start : min(base + start + size, end)])
+        if checksum(record, index) != expected:
+            raise self._damage("its checksum is wrong", f"structure {index}")
+        return decode(record, self._classes[self.classes[index]], self._groups[self.groups[index]], self._properties)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """An open environment must not cross into another process."""
-        return {**self.__dict__, "_environment": None}
+    def read_batch(self, indices: Sequence[int] | np.ndarray) -> StructureBatch:
+        """Returns several structures, in eV and Angstrom, in the order of ``indices``.
 
-    def _get(self, key: bytes) -> bytes | None:
-        if self._environment is None:
-            self._environment = _open(self.path)
-        with self._environment.begin() as transaction:
-            return transaction.get(key)
+        Raises:
+            IndexError: There is no such structure.
+            InputError: A record is damaged.
+        """
+        indices = np.asarray(indices, np.int64)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"not all of 0 ... {len(self) - 1}")
+        starts = self._checked(indices)
+        headers = self._take(starts, HEADER.size).view(HEADER_TYPE)
+        natoms, flags = headers["natoms"].astype(np.int64), headers["flags"]
+        has = {flag: (flags & flag) != 0 for flag in (CELL, FORCES, TAGS)}
+        at, width = starts + HEADER.size, 8 * len(self._properties)
+        properties = self._take(at, width).view("<f8").reshape(len(indices), -1)
+        at = at + width
+        cell = self._take(at, 36 * has[CELL]).view("<f4").reshape(-1, 3, 3)
+        at = at + 36 * has[CELL]
+        positions = self._take(at, 12 * natoms).view("<f4").reshape(-1, 3)
+        at = at + 12 * natoms
+        forces = self._take(at, 12 * natoms * has[FORCES]).view("<f4").reshape(-1, 3)
+        at = at + 12 * natoms * has[FORCES]
+        atoms = self._take(at, natoms)
+        at = at + natoms
+        tags = self._take(at, natoms * has[TAGS])
+        at = at + natoms * has[TAGS]
+        ends = (at + headers["source"]).tolist()
+        return StructureBatch(
+            natoms=natoms,
+            flags=flags,
+            numbers=atoms & (HELD - 1),
+            positions=positions,
+            forces=_spread(forces, np.repeat(has[FORCES], natoms), np.nan),
+            tags=_spread(tags, np.repeat(has[TAGS], natoms), 0),
+            fixed=atoms >= HELD,
+            cell=_spread(cell, has[CELL], 0.0),
+            energy=headers["energy"].copy(),
+            properties=properties,
+            property_names=tuple(self._properties),
+            sources=[str(self._content[start:end], "utf-8") for start, end in zip(at.tolist(), ends, strict=True)],
+            labels=[self._classes[number] for number in self.classes[indices].tolist()],
+            groups=[self._groups[number] for number in self.groups[indices].tolist()],
+        )
+
+    def _checked(self, indices: np.ndarray) -> np.ndarray:
+        """Returns where the structures' records start in the file; their checksums vouch for what is in them."""
+        blocks, places = np.divmod(indices, BLOCK)
+        bases, ends = self._places[blocks].T
+        entries = self._take(bases + places * ENTRY.size, ENTRY.size).view("<u4").reshape(-1, 3).astype(np.int64)
+        starts = bases + entries[:, 0]
+        stops = np.minimum(starts + entries[:, 1], ends)
+        found = [
+            checksum(self._content[start:stop], index)
+            for index, start, stop in zip(indices.tolist(), starts.tolist(), stops.tolist(), strict=True)
+        ]
+        wrong = np.flatnonzero(np.array(found, np.int64) != entries[:, 2])
+        if len(wrong):
+            raise self._damage("its checksum is wrong", f"structure {indices[wrong[0]]}")
+        return starts
+
+    def _take(self, starts: np.ndarray, sizes: np.ndarray | int) -> np.ndarray:
+        """Concatenates pieces of the file, shape (bytes,), uint8."""
+        bounds = zip(starts.tolist(), (starts + sizes).tolist(), strict=True)
+        return np.frombuffer(bytearray().join([self._content[start:stop] for start, stop in bounds]), "u1")
+
+    def block(self, number: int) -> memoryview:
+        """The block of :data:`~atomcsi.structure_record.BLOCK` records with this number, as it is in the file."""
+        start, stop = self._places[number].tolist()
+        return self._content[start:stop]
+
+    def release(self) -> None:
+        """Gives back the memory of what was read; a pass over a whole file then takes no more than its batches."""
+        self._content.obj.madvise(mmap.MADV_DONTNEED)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Another process opens the file anew."""
+        return StructureLMDB, (self.path,)
+
+    def _column(self, key: bytes) -> np.ndarray:
+        value = self._value(key)
+        if len(value) != 4 * len(self):
+            raise self._damage(f"its {key.decode()} are incomplete")
+        return np.frombuffer(value, "<i4")
+
+    def _value(self, key: bytes) -> bytes:
+        """Returns the value of a reserved key, checked."""
+        if key not in self._reserved or b"checksums" not in self._reserved:
+            raise self._damage(f"its {key.decode()} are missing")
+        value, sums = bytes(self._slice(key)), bytes(self._slice(b"checksums"))
+        expected = np.frombuffer(sums[: 8 * len(RESERVED)].ljust(8 * len(RESERVED), b"\0"), "<u8")[RESERVED.index(key)]
+        if xxh3_64_intdigest(value) != expected:
+            raise self._damage(f"the checksum of its {key.decode()} is wrong")
+        return value
+
+    def _slice(self, key: bytes) -> memoryview:
+        start, stop = self._reserved[key]
+        return self._content[start:stop]
+
+    def _damage(self, problem: str, record: str = "") -> InputError:
+        return InputError(self.path, f"is damaged: {problem}", record=record, mend=_MEND)
 
 
-#: LMDB refuses to open a file twice in one process, so instances share what is open. A forked process may go on
-#: with it: LMDB's warning against that is about its lock table, and read-only files are opened without one.
-_environments: WeakValueDictionary[tuple[int, int], lmdb.Environment] = WeakValueDictionary()
-
-
-def _open(path: Path) -> lmdb.Environment:
-    status = path.stat()
-    environment = _environments.get((status.st_dev, status.st_ino))
-    if environment is None:
-        environment = open_lmdb(path, mend=_MEND, readahead=False)
-        _environments[status.st_dev, status.st_ino] = environment
-    return environment
+def _spread(rows: np.ndarray, mask: np.ndarray, fill: float) -> np.ndarray:
+    """Returns ``rows`` at the places of ``mask`` and ``fill`` elsewhere."""
+    if len(rows) == len(mask):
+        return rows
+    spread = np.full((len(mask), *rows.shape[1:]), fill, rows.dtype)
+    spread[mask] = rows
+    return spread
 
 
 def write_structures(
@@ -175,17 +241,33 @@ def write_structures(
     property_names: Sequence[str] = (),
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
+    """Writes structures (eV, Angstrom) to an LMDB file; see :func:`write_batches`.
+
+    Raises:
+        ValueError: A structure cannot be stored; its :meth:`~atomcsi.structure.Structure.problem` says why.
+    """
+    return write_batches(path, batches_of(structures, BLOCK, property_names), provenance=provenance)
+
+
+def write_batches(
+    path: Path | str,
+    batches: Iterable[StructureBatch],
+    *,
+    provenance: Mapping[str, Any],
+    reference: np.ndarray | None = None,
+) -> dict[str, Any]:
     """Writes structures (eV, Angstrom) to an LMDB file in one pass, atomically.
 
-    Beside the structures the metadata hold their statistics: elements, linear reference (least squares of the
-    energy over the composition, eV per element), standard deviation of what remains, and root mean square of the
-    force components.
+    The file depends on the structures alone, not on how they are batched. Beside them the metadata hold their
+    statistics: elements, linear reference (eV per element), standard deviation of what it leaves, ranges, and root
+    mean square of the force components.
 
     Args:
         path: The file to write.
-        structures: What to write; never held all at once.
-        property_names: The properties that every structure has.
+        batches: What to write, all with the same properties; never held all at once.
         provenance: Where the structures come from; stored as it is.
+        reference: Linear reference to store instead of the least squares of the energy over the composition, eV by
+            atomic number, shape (119,).
 
     Returns:
         The metadata.
@@ -194,40 +276,35 @@ def write_structures(
         AtomcsiError: The disk is full.
         InputError: There are no structures.
     """
-    natoms: list[int] = []
-    class_ids: list[int] = []
-    classes: dict[str, int] = {}
-    statistics, digest = Statistics(), hashlib.sha256()
+    columns, statistics, digest = _Columns(), Statistics(reference), hashlib.sha256()
     with atomic_path(path) as temporary:
-        environment = lmdb.open(str(temporary), subdir=False, map_size=_MAP_SIZE, lock=False, sync=False, meminit=False)
+        environment = lmdb.open(str(temporary), subdir=False, map_size=_MAP_SIZE, lock=False, sync=False)
         try:
-            transaction = environment.begin(write=True)
-            for index, structure in enumerate(structures):
-                class_id = classes.setdefault(structure.label, len(classes))
-                record = encode(structure, class_id, property_names)
-                digest.update(record)
-                transaction.put(_KEY.pack(index), record, append=True)
-                natoms.append(len(structure))
-                class_ids.append(class_id)
-                statistics.add(structure)
-                if (index + 1) % _COMMIT_EVERY == 0:
+            transaction, written = environment.begin(write=True), 0
+            for number, block in enumerate(_blocks(batches, columns, statistics)):
+                digest.update(block)
+                transaction.put(KEY.pack(number), block, append=True)
+                written += len(block)
+                if written >= _COMMIT_EVERY:
                     transaction.commit()
-                    transaction = environment.begin(write=True)
-            if not natoms:
+                    transaction, written = environment.begin(write=True), 0
+            if not columns.structures:
                 raise InputError(path, "would hold no structures", mend="see the dataset's split and reader")
+            values = columns.values()
+            names = columns.names()
             metadata = {
                 "schema": SCHEMA,
-                "structures": len(natoms),
-                "atoms": int(np.sum(natoms)),
-                "classes": list(classes),
-                "properties": list(property_names),
+                "structures": columns.structures,
+                "atoms": columns.atoms,
+                **names,
                 **statistics.summary(),
-                "fingerprint": digest.hexdigest(),
+                "fingerprint": fingerprint(digest, values, names),
                 "provenance": dict(provenance),
             }
-            transaction.put(b"natoms", np.array(natoms, "<i4").tobytes())
-            transaction.put(b"classes", np.array(class_ids, "<i4").tobytes())
-            transaction.put(b"metadata", json.dumps(metadata).encode())
+            values = [json.dumps(metadata).encode(), *values]
+            for key, value in zip(RESERVED, values, strict=True):
+                transaction.put(key, value)
+            transaction.put(b"checksums", np.array([xxh3_64_intdigest(value) for value in values], "<u8").tobytes())
             transaction.commit()
             environment.sync(True)
         finally:
@@ -235,45 +312,55 @@ def write_structures(
     return metadata
 
 
-class Statistics:
-    """Energy and force statistics of a stream of structures.
+def fingerprint(blocks: hashlib._Hash, columns: Sequence[bytes | np.ndarray], names: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of what a file holds, the same on every machine.
 
-    The linear reference is the least-squares fit of the energy to the number of atoms of each element, through its
-    normal equations; with fewer compositions than elements, the solution of least norm.
+    Args:
+        blocks: SHA-256 of the blocks, in order.
+        columns: The int32 of every structure: numbers of atoms, classes, groups.
+        names: The metadata's ``classes``, ``groups`` and ``properties``.
     """
+    for content in (*columns, json.dumps({key: names[key] for key in ("classes", "groups", "properties")}).encode()):
+        blocks.update(content)
+    return blocks.hexdigest()
+
+
+class _Columns:
+    """What a file holds of every structure beside its record."""
 
     def __init__(self) -> None:
-        self.elements: Counter[int] = Counter()
-        self.gram = np.zeros((120, 120))
-        self.moment = np.zeros(120)
-        self.energies = 0
-        self.energy_square = 0.0
-        self.force_square = 0.0
-        self.force_components = 0
+        self.structures = self.atoms = 0
+        self.property_names: tuple[str, ...] = ()
+        self.classes: dict[str, int] = {}
+        self.groups: dict[str, int] = {}
+        self._parts: list[list[np.ndarray]] = []
 
-    def add(self, structure: Structure) -> None:
-        """Takes one structure into account."""
-        numbers, counts = np.unique(structure.numbers, return_counts=True)
-        self.elements.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
-        if np.isfinite(structure.energy):
-            self.energies += 1
-            self.gram[np.ix_(numbers, numbers)] += np.outer(counts, counts)
-            self.moment[numbers] += counts * structure.energy
-            self.energy_square += structure.energy**2
-        if structure.forces is not None:
-            self.force_square += float(np.square(structure.forces, dtype=float).sum())
-            self.force_components += 3 * len(structure)
+    def add(self, batch: StructureBatch) -> None:
+        classes = [self.classes.setdefault(label, len(self.classes)) for label in batch.labels]
+        groups = [self.groups.setdefault(group, len(self.groups)) for group in batch.groups]
+        self._parts.append([np.asarray(column, "<i4") for column in (batch.natoms, classes, groups)])
+        self.structures += len(batch)
+        self.atoms += int(batch.natoms.sum())
+        self.property_names = batch.property_names
 
-    def summary(self) -> dict[str, Any]:
-        """Returns the statistics as metadata: eV and eV/Angstrom; elements by atomic number, as JSON has them."""
-        elements = sorted(self.elements)
-        summary: dict[str, Any] = {"elements": {str(z): self.elements[z] for z in elements}}
-        if self.energies:
-            gram, moment = self.gram[np.ix_(elements, elements)], self.moment[elements]
-            reference = np.linalg.lstsq(gram, moment, rcond=1e-10)[0]
-            variance = (self.energy_square - reference @ moment) / self.energies
-            summary["linear_reference"] = dict(zip(map(str, elements), reference.tolist(), strict=True))
-            summary["energy_std"] = float(np.sqrt(max(variance, 0.0)))
-        if self.force_components:
-            summary["force_rms"] = float(np.sqrt(self.force_square / self.force_components))
-        return summary
+    def names(self) -> dict[str, list[str]]:
+        """What classes and groups are numbers of, and the properties' names."""
+        return {"classes": list(self.classes), "groups": list(self.groups), "properties": list(self.property_names)}
+
+    def values(self) -> list[bytes]:
+        """Values of the reserved keys behind the metadata's."""
+        return [np.concatenate(parts).tobytes() for parts in zip(*self._parts, strict=True)]
+
+
+def _blocks(batches: Iterable[StructureBatch], columns: _Columns, statistics: Statistics) -> Iterator[bytes]:
+    """Yields full blocks and a last one, and counts what they hold."""
+    waiting: list[tuple[bytes, int]] = []
+    for batch in batches:
+        waiting += encode(batch, columns.structures)
+        columns.add(batch)
+        statistics.add(batch)
+        while len(waiting) >= BLOCK:
+            yield pack(waiting[:BLOCK])
+            del waiting[:BLOCK]
+    if waiting:
+        yield pack(waiting)

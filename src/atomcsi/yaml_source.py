@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from atomcsi.errors import ConfigError, did_you_mean
 
 T = TypeVar("T", bound=BaseModel)
+#: The kinds of splits, which pydantic puts between the keys of an error's location.
+_KINDS = ("source", "random", "folds")
+
+
+class Entry(BaseModel):
+    """Base of all config models: unknown keys are errors that suggest the right one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            for key in values:
+                if key not in known:
+                    hint = did_you_mean(str(key), known)
+                    raise PydanticCustomError("unknown_key", "unknown key{hint}", {"hint": hint, "key": str(key)})
+        return values
 
 
 class YamlSource:
@@ -53,7 +74,7 @@ class YamlSource:
             return model.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
-            loc = tuple(part for part in first["loc"] if part not in ("source", "random"))
+            loc = tuple(part for part in first["loc"] if part not in _KINDS)
             context = first.get("ctx", {})
             if first["type"] == "unknown_key":
                 loc = (*loc, context["key"])
@@ -66,10 +87,21 @@ class YamlSource:
 
     def parse_all(self, model: type[T], id_pattern: str) -> dict[str, T]:
         """Validates a catalogue file: id -> entry; every id must match ``id_pattern``."""
-        for name in self.content:
-            if not re.fullmatch(id_pattern, str(name)):
-                raise self.error((name,), "an id has lower-case letters, digits and single hyphens")
+        self.check_ids(id_pattern)
         return {name: self.parse(model, entry, (name,)) for name, entry in self.content.items()}
+
+    def check_ids(self, id_pattern: str, *loc: str) -> None:
+        """Checks that the entry at ``loc`` maps ids, which match ``id_pattern``, to mappings."""
+        entries = self.content
+        for part in loc:
+            entries = entries[part]
+        if not isinstance(entries, dict):
+            raise self.error(loc, "must hold 'id: entry' pairs")
+        for name, entry in entries.items():
+            if not re.fullmatch(id_pattern, str(name)):
+                raise self.error((*loc, name), "an id has lower-case letters, digits and single hyphens")
+            if not isinstance(entry, dict):
+                raise self.error((*loc, name), "must hold 'key: value' entries")
 
     def known(self, *loc: str | int, name: str, entries: Any, kind: str) -> None:
         """Checks that ``name`` is one of ``entries``."""

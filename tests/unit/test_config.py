@@ -1,11 +1,12 @@
 # ruff: noqa: E501 - a table of mistakes reads best with one row each
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
-from atomcsi.config import Project, TrainSettings, extractor_catalogue, load_project
+from atomcsi.config import Project, TrainSettings, extractor_catalogue, load_project, missing_checkpoint
 from atomcsi.errors import ConfigError
 
 
@@ -80,10 +81,13 @@ def test_lines_are_those_of_the_mistake(catalogue, repository):
         load_project(path=path, root=repository)
 
 
-def test_missing_checkpoint(catalogue, repository):
+def test_a_missing_checkpoint_is_told_but_stops_nothing_before_embedding(catalogue, repository):
     path = catalogue("demo.yaml", "extractor: sevennet-0", "extractor: equiformer-v2")
-    with pytest.raises(ConfigError, match=r"extractors.yaml:\d+: equiformer-v2.options.checkpoint: no such file"):
-        load_project(path=path, root=repository)
+    project = load_project(path=path, root=repository)
+    problem = str(missing_checkpoint(project, path, repository))
+    assert re.search(r"extractors.yaml:\d+: equiformer-v2.options.checkpoint: no such file: resources/check", problem)
+    demo = repository / "config" / "demo.yaml"
+    assert missing_checkpoint(load_project(path=demo, root=repository), demo, repository) is None
 
 
 def test_extractors_come_with_the_package(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 from ase import Atoms, units
 from ase.io import write
 
-from atomcsi.config import Conversion, RandomSplit
+from atomcsi.catalogue import Conversion, RandomSplit
 from atomcsi.convert import assign_splits, convert
 from atomcsi.errors import ConfigError, InputError
 from atomcsi.structure_lmdb import StructureLMDB
@@ -57,7 +57,7 @@ def conversion(**changes) -> Conversion:
     values = {
         "licence": "CC0-1.0",
         "source": "a test",
-        "reader": {"format": "extxyz", "file": "own.xyz"},
+        "reader": {"format": "user", "file": "own.xyz"},
         "units": {"energy": "kcal/mol", "length": "bohr"},
         "split": {"kind": "random", "train": "rest", "val": 1},
     }

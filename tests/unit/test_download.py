@@ -2,14 +2,13 @@ import hashlib
 import io
 import tarfile
 import threading
-import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from atomcsi.config import SourceFile
-from atomcsi.download import fetch_file, fetch_files, unpack
+from atomcsi.catalogue import SourceFile
+from atomcsi.download import fetch_file, fetch_files
 from atomcsi.errors import AtomcsiError, InputError
 
 CONTENT = b"structures" * 1000
@@ -29,7 +28,7 @@ def server(tmp_path):
             requests.append(self.path)
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(public)))
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    threading.Thread(target=httpd.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{httpd.server_port}", requests
     httpd.shutdown()
     httpd.server_close()
@@ -73,46 +72,14 @@ def test_a_damaged_copy_is_replaced(tmp_path):
     assert (tmp_path / "raw" / "data.bin").read_bytes() == CONTENT
 
 
-def tar_of(members: dict[str, bytes], *, link: str | None = None) -> bytes:
+def tar_of(members: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-        if link:
-            info = tarfile.TarInfo("link")
-            info.type, info.linkname = tarfile.SYMTYPE, link
-            archive.addfile(info)
     return buffer.getvalue()
-
-
-def test_nested_archives(tmp_path):
-    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
-        archive.writestr("inner.tar", tar_of({"deep/file.txt": b"here"}))
-    unpack(tmp_path / "outer.zip", tmp_path / "raw")
-    assert (tmp_path / "raw" / "deep" / "file.txt").read_bytes() == b"here"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [tar_of({"../outside.txt": b"x"}), tar_of({}, link="/etc/passwd"), b"no tar"],
-    ids=["parent", "link", "damaged"],
-)
-def test_bad_archives(tmp_path, content):
-    (tmp_path / "x.tar").write_bytes(content)
-    with pytest.raises(InputError, match="cannot be unpacked"):
-        unpack(tmp_path / "x.tar", tmp_path / "raw")
-    assert {path.name for path in tmp_path.iterdir()} <= {"x.tar", "raw"}
-    assert not (tmp_path / "raw" / "link").exists()
-
-
-def test_an_absolute_name_is_made_relative(tmp_path):
-    outside = tmp_path / "outside.txt"
-    (tmp_path / "x.tar").write_bytes(tar_of({str(outside): b"x"}))
-    unpack(tmp_path / "x.tar", tmp_path / "raw")
-    assert not outside.exists()
-    assert (tmp_path / "raw" / outside.relative_to("/")).read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("manifest_is_left", [True, False])

@@ -15,10 +15,11 @@ from scipy.spatial.transform import Rotation
 
 from atomcsi.errors import AtomcsiError, ConfigError
 from atomcsi.models import torch_extras
-from atomcsi.models.batch import AtomBatch, collate, join, periodic_cell
+from atomcsi.models.batch import AtomBatch, collate, join, periodic_cells
 from atomcsi.models.gemnet_oc import GemNetOC, Scale
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.structure import Structure
+from atomcsi.structure_batch import StructureBatch
 
 # isort: split
 from fairchem.core.models.gemnet_oc.gemnet_oc import GemNetOCBackbone
@@ -208,7 +209,7 @@ class TestBatch:
         assert moved.forces is None
 
     def test_molecules_get_a_box_with_vacuum(self, water):
-        cell = periodic_cell(water, 5.0)
+        cell = periodic_cells(StructureBatch.of([water]), 5.0)[0]
         assert np.array_equal(cell, np.diag(np.ptp(water.positions, axis=0) + 5.0))
 
     @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -216,7 +217,7 @@ class TestBatch:
         cell = np.array([[3.0, 1.0, 0.0], [0.0, 4.0, 1.0], [1.0, 0.0, 2.0]])
         pbc = tuple(i != axis for i in range(3))
         atoms = Atoms("H3", positions=np.random.default_rng(0).uniform(0, 9, (3, 3)), cell=cell, pbc=pbc)
-        found = periodic_cell(structure(atoms), 5.0)
+        found = periodic_cells(StructureBatch.of([structure(atoms)]), 5.0)[0]
         others = [i for i in range(3) if i != axis]
         assert np.array_equal(found[others], cell[others])
         np.testing.assert_allclose(found[others] @ found[axis], 0, atol=1e-12)
@@ -225,7 +226,7 @@ class TestBatch:
         assert np.linalg.norm(found[axis]) == pytest.approx(extent + 5.0)
 
     def test_keeps_cells_of_periodic_structures(self, slab):
-        assert np.array_equal(periodic_cell(slab, 50.0), slab.cell)
+        assert np.array_equal(periodic_cells(StructureBatch.of([slab]), 50.0)[0], slab.cell)
 
 
 def assert_equal_batches(found: AtomBatch, expected: AtomBatch):

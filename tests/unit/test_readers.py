@@ -1,7 +1,6 @@
 """Readers on the real samples, on small files in the official layouts, and on damaged ones."""
 
 import bz2
-import gzip
 import io
 import lzma
 import pickle
@@ -16,7 +15,6 @@ from ase import units
 
 from atomcsi.errors import ConfigError, InputError
 from atomcsi.readers.ani1x import Ani1xReader
-from atomcsi.readers.extxyz import ExtxyzReader
 from atomcsi.readers.md22 import Md22Reader
 from atomcsi.readers.oc20 import Oc20Reader
 from atomcsi.readers.oc22 import Oc22Reader
@@ -24,6 +22,7 @@ from atomcsi.readers.qm9 import Qm9Reader
 from atomcsi.readers.rmd17 import Rmd17Reader
 from atomcsi.readers.spice import SpiceReader
 from atomcsi.readers.transition1x import Transition1xReader
+from atomcsi.readers.user import UserReader
 
 KCAL = units.kcal / units.mol
 CH4 = np.array([6, 1, 1, 1, 1], dtype=np.uint8)
@@ -85,7 +84,7 @@ def test_ani1x_leaves_out_missing_values_and_small_molecules(ani1x):
     assert structure.energy == energies[1]
     np.testing.assert_array_equal(structure.positions, positions[1])
     np.testing.assert_array_equal(structure.forces, forces[1])
-    assert list(reader.groups()) == ["C1H4"]
+    assert {s.group for s in reader} == {"C1H4"}
     assert [s.source for s in Ani1xReader(ani1x, file="ani.h5", min_atoms=1)] == ["C1H4/1", "H2O1/0", "H2O1/1"]
 
 
@@ -97,7 +96,6 @@ def test_ani1x_real_excerpt(real):
         "C2H10N4O3",
         "C2H10N6O",
     ]
-    assert list(reader.groups()) == [s.group for s in structures]
     with h5py.File(real / "ani1x" / "ani1_n5.hdf5") as file:
         for structure in structures:
             group, row = structure.source.split("/")
@@ -218,6 +216,19 @@ def test_md22_energies_have_two_axes(tmp_path):
     np.testing.assert_array_equal([s.forces for s in structures], forces)
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_is_read_block_by_block(tmp_path, monkeypatch, save):
+    monkeypatch.setattr("atomcsi.readers.rmd17._BLOCK", 4)
+    numbers, positions, energies, forces = random_frames(10)
+    arrays = (numbers, np.asfortranarray(positions), energies.astype(">f8"), forces.astype("f4"))
+    save(tmp_path / "a.npz", **dict(zip(Rmd17Reader.NAMES, arrays, strict=True)))
+    structures = list(Rmd17Reader(tmp_path, file="a.npz"))
+    assert [s.source for s in structures] == [f"a/{i}" for i in range(10)]
+    np.testing.assert_array_equal([s.positions for s in structures], positions)
+    np.testing.assert_array_equal([s.energy for s in structures], energies)
+    np.testing.assert_array_equal([s.forces for s in structures], forces.astype("f4"))
+
+
 @pytest.mark.parametrize("reader", READERS_OF_NPZ)
 def test_damaged_npz(tmp_path, reader):
     def write(*arrays):
@@ -228,71 +239,20 @@ def test_damaged_npz(tmp_path, reader):
     numbers, positions, energies, forces = random_frames()
     refuses(write(numbers, positions, energies), f"a.npz: has no array '{reader.NAMES[3]}'")
     refuses(write(numbers, positions, energies[:2], forces), "shapes disagree", f"{reader.NAMES[2]} (2,)")
-    refuses(write(numbers, positions, energies, forces.astype(object)), "a.npz: holds arrays that are no plain")
+    refuses(write(numbers, positions, energies, forces.astype(object)), "a.npz: is damaged", "no plain numbers")
     energies[2] = np.nan
     refuses(write(numbers, positions, energies, forces), "a.npz: a/2: has an energy that is not finite")
     cut(tmp_path / "a.npz")
-    refuses(reader(tmp_path, file="a.npz"), "a.npz: is no .npz archive, or cut short")
+    refuses(reader(tmp_path, file="a.npz"), "a.npz: is damaged or cut short")
 
 
-# --- extended XYZ: users' files, OC20 -----------------------------------------------------------------------
+# --- extended XYZ: OC20 -------------------------------------------------------------------------------------
 
-WATER = """3
-Properties=species:S:1:pos:R:3:forces:R:3 energy=-14.5 pbc="F F F"
-O 0.0 0.0 0.1 0.0 0.0 -0.5
-H 0.0 0.8 -0.5 0.0 0.1 0.25
-H 0.0 -0.8 -0.5 0.0 -0.1 0.25
-"""
 SLAB = """2
 Lattice="4 0 0 0 5 0 0 0 20" Properties=species:S:1:pos:R:3:move_mask:L:1:tags:I:1:forces:R:3 energy=-100.5 pbc="T T F"
 Cu 0.0 0.0 5.0 F 0 0.1 0.2 0.3
 O 1.0 1.0 7.0 T 2 -0.1 0.0 0.5
 """
-
-
-@pytest.mark.parametrize(("suffix", "compress"), [("", bytes), (".xz", lzma.compress), (".gz", gzip.compress)])
-def test_extxyz(tmp_path, suffix, compress):
-    (tmp_path / f"a.extxyz{suffix}").write_bytes(compress((WATER + SLAB + "1\n\nHe 0 0 0\n\n").encode()))
-    water, slab, helium = ExtxyzReader(tmp_path, file=f"a.extxyz{suffix}")
-    assert [s.source for s in (water, slab, helium)] == ["0", "1", "2"]
-    assert (water.label, water.energy, water.cell, water.pbc) == ("H2O", -14.5, None, (False,) * 3)
-    np.testing.assert_array_equal(water.forces[0], [0, 0, -0.5])
-    np.testing.assert_array_equal(slab.cell, np.diag([4.0, 5.0, 20.0]))
-    assert slab.pbc == (True, True, False)
-    np.testing.assert_array_equal(slab.forces[0], [0.1, 0.2, 0.3])  # of the fixed atom
-    np.testing.assert_array_equal(slab.fixed, [True, False])
-    assert np.isnan(helium.energy)
-    assert helium.forces is helium.fixed is helium.tags is None
-    assert not any(s.problem() for s in (water, slab, helium))
-
-
-def test_extxyz_parts(tmp_path):
-    (tmp_path / "val.extxyz").write_text(WATER)
-    (structure,) = ExtxyzReader(tmp_path, part="val", file="{part}.extxyz")
-    assert structure.source == "val/0"
-
-
-@pytest.mark.real
-def test_extxyz_real_qm9_sample(real):
-    structures = list(ExtxyzReader(real / "qm9", file="qm9_reduced_100.xyz"))
-    assert len(structures) == 100
-    assert [s.label for s in structures[:4]] == ["CH4", "H3N", "H2O", "C2H2"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "a.extxyz: holds no frames"),
-        ("hello\n", "a.extxyz: frame 0: is no complete frame"),
-        (WATER + WATER[:-30], "a.extxyz: frame 1: is no complete frame"),
-        (WATER.replace("0.25", "abc"), "a.extxyz: frame 0: is no complete frame"),
-        (WATER.replace("O 0.0", "Qq 0.0"), "a.extxyz: frame 0: names 'Qq', which is no element"),
-        (WATER.replace("O 0.0", "X 0.0"), "a.extxyz: frame 0: holds the atomic number 0, which is no element"),
-    ],
-)
-def test_bad_extxyz(tmp_path, text, message):
-    (tmp_path / "a.extxyz").write_text(text)
-    refuses(ExtxyzReader(tmp_path, file="a.extxyz"), message)
 
 
 @pytest.fixture
@@ -341,6 +301,11 @@ def test_bad_oc20(oc20, frames, listing, message):
     refuses(oc20, message)
 
 
+def test_oc20_without_a_mapping_is_labelled_by_formula(oc20):
+    structures = list(Oc20Reader(oc20.root, part=oc20.part, mapping=None))
+    assert {structure.label for structure in structures} == {"CuO"}
+
+
 def test_oc20_with_files_missing_or_cut(oc20):
     refuses(Oc20Reader(oc20.root, part="s2ef_val_id/s2ef_val_id"), "s2ef_val_id: holds no *.extxyz.xz file")
     folder = oc20.root / oc20.part
@@ -349,9 +314,11 @@ def test_oc20_with_files_missing_or_cut(oc20):
     (folder / "0.txt.xz").unlink()
     refuses(oc20, "0.txt.xz: is missing")
     oc20.mapping.write_bytes(pickle.dumps({"random0": {"bulk_id": 0}}))
-    refuses(oc20, "oc20_data_mapping.pkl: does not map ids to entries with 'bulk_symbols'")
+    refuses(
+        Oc20Reader(oc20.root, part=oc20.part), "oc20_data_mapping.pkl: does not map ids to entries with 'bulk_symbols'"
+    )
     oc20.mapping.unlink()
-    refuses(oc20, "oc20_data_mapping.pkl: is missing")
+    refuses(Oc20Reader(oc20.root, part=oc20.part), "oc20_data_mapping.pkl: is missing")
 
 
 # --- LMDB: OC22 ---------------------------------------------------------------------------------------------
@@ -461,7 +428,7 @@ def test_oc22_with_files_missing_or_cut(oc22, slab_data):
     path.write_bytes(b"no database" * 1000)
     refuses(oc22, "data.0000.lmdb: is no readable LMDB")
     oc22.metadata.unlink()
-    refuses(oc22, "oc22_metadata.pkl: is missing")
+    refuses(Oc22Reader(oc22.root, part=oc22.part), "oc22_metadata.pkl: is missing")
 
 
 # --- QM9 ----------------------------------------------------------------------------------------------------
@@ -519,14 +486,14 @@ def test_qm9(qm9, file):
 
 @pytest.mark.real
 def test_qm9_agrees_with_the_real_sample(qm9, real):
-    (methane, *_) = ExtxyzReader(real / "qm9", file="qm9_reduced_100.xyz")
+    (methane, *_) = UserReader(real / "qm9", file="qm9_reduced_100.xyz")
     read = next(iter(Qm9Reader(qm9, properties=[])))
     np.testing.assert_allclose(read.positions, methane.positions, atol=1e-8)
 
 
 def test_formats_name_the_properties_that_they_can_give():
     assert {"U0", "gap"} < Qm9Reader.properties
-    assert ExtxyzReader.properties == frozenset()
+    assert UserReader.properties == frozenset()
 
 
 def test_bad_qm9(qm9):

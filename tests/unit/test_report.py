@@ -133,7 +133,7 @@ def make_project(scale: str = "demo", extractor: str = "sevennet", title: str = 
     def dataset(name: str, role: str, **changes: str) -> Dataset:
         entry = {"title": name, "role": role, "licence": "CC0-1.0", "source": "a recipe", "files": []}
         conversion = {
-            "reader": {"format": "extxyz"},
+            "reader": {"format": "user"},
             "units": {"energy": "eV"},
             "split": {"kind": "random", "val": 10, "test": 10},
         }

@@ -9,6 +9,7 @@ from atomcsi.config import BackboneSpec, Task, TrainSettings
 from atomcsi.errors import AtomcsiError, InputError
 from atomcsi.models.batch import collate
 from atomcsi.models.potential import Potential, Prediction
+from atomcsi.structure_batch import StructureBatch
 from atomcsi.structure_lmdb import StructureLMDB, write_structures
 from atomcsi.training.data import LabelledStructures, loader
 from atomcsi.training.module import PotentialModule
@@ -75,7 +76,7 @@ def test_learning_rate_by_hand():
 
 def test_normaliser_restores_energies(toy_structures):
     structures = toy_structures(40)
-    normaliser = Normaliser.fit(structures)
+    normaliser = Normaliser.fit([StructureBatch.of(structures)])
     batch = collate(structures, vacuum=5.0)
     targets = normaliser.energy_target(batch)
     assert targets.std(unbiased=False).item() == pytest.approx(1.0, rel=1e-3)

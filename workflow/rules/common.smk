@@ -5,7 +5,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from atomcsi.config import Conversion, load_project
+from atomcsi.catalogue import Conversion
+from atomcsi.config import load_project, missing_checkpoint
 from atomcsi.errors import AtomcsiError
 from atomcsi.registry import (
     BACKBONES,
@@ -37,6 +38,7 @@ def one_of(ids):
 
 wildcard_constraints:
     dataset=one_of(PROJECT.datasets),
+    raw=one_of(set(PROJECT.datasets.raw.values())),
     upstream=one_of(RUN.upstream),
     downstream=one_of(PROJECT.downstream),
     split="train|val|test",
@@ -62,12 +64,30 @@ def in_repository(path):
     return os.path.relpath(Path(workflow.basedir) / path)
 
 
+def raw_files(wildcards):
+    # The datasets of a family share their files.
+    return next(
+        PROJECT.datasets[dataset].files
+        for dataset, raw in PROJECT.datasets.raw.items()
+        if raw == wildcards.raw
+    )
+
+
 def packaged_files(wildcards):
-    files = PROJECT.datasets[wildcards.dataset].files
+    files = raw_files(wildcards)
     return [in_repository(file.path) for file in files if file.path is not None]
 
 
+def manifest_of(wildcards):
+    return f"resources/raw/{PROJECT.datasets.raw[wildcards.dataset]}/manifest.json"
+
+
 def checkpoint_file(wildcards):
+    # Said here, where it is needed, and not before: data can be made without it.
+    if problem := missing_checkpoint(
+        PROJECT, workflow.configfiles[-1], workflow.basedir
+    ):
+        raise WorkflowError(str(problem))
     options = PROJECT.extractors[wildcards.extractor].options
     return in_repository(options["checkpoint"]) if "checkpoint" in options else []
 
@@ -78,14 +98,12 @@ def implementation_of_conversion(wildcards):
 
 
 def files_entry(wildcards):
-    files = PROJECT.datasets[wildcards.dataset].files
-    return [file.model_dump(mode="json") for file in files]
+    return [file.model_dump(mode="json") for file in raw_files(wildcards)]
 
 
 def conversion_entry(wildcards):
-    return PROJECT.datasets[wildcards.dataset].model_dump(
-        mode="json", include=set(Conversion.model_fields)
-    )
+    fields = set(Conversion.model_fields)
+    return PROJECT.datasets[wildcards.dataset].model_dump_json(include=fields)
 
 
 def extractor_entry(wildcards):

@@ -2,11 +2,11 @@ rule fetch:
     input:
         packaged=packaged_files,
     output:
-        manifest="resources/raw/{dataset}/manifest.json",
+        manifest="resources/raw/{raw}/manifest.json",
     log:
-        "results/logs/fetch/{dataset}.log",
+        "results/logs/fetch/{raw}.log",
     benchmark:
-        "results/benchmarks/fetch/{dataset}.tsv"
+        "results/benchmarks/fetch/{raw}.tsv"
     # Data and CSI come first: the answer needs no training.
     priority: 10
     conda:
@@ -17,30 +17,55 @@ rule fetch:
     params:
         files=files_entry,
     message:
-        "Fetch the raw files of {wildcards.dataset}"
+        "Fetch the raw files of {wildcards.raw}"
     script:
         "../scripts/fetch.py"
 
 
 rule convert:
     input:
-        manifest="resources/raw/{dataset}/manifest.json",
+        manifest=manifest_of,
     output:
-        lmdb="results/lmdb/{dataset}/{split}.lmdb",
+        train="results/lmdb/{dataset}/train.lmdb",
+        val="results/lmdb/{dataset}/val.lmdb",
+        test="results/lmdb/{dataset}/test.lmdb",
     log:
-        "results/logs/convert/{dataset}/{split}.log",
+        "results/logs/convert/{dataset}.log",
     benchmark:
-        "results/benchmarks/convert/{dataset}/{split}.tsv"
+        "results/benchmarks/convert/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=one_of(
+            name
+            for name in PROJECT.datasets
+            if "test" in PROJECT.datasets[name].splits
+        ),
     priority: 10
     conda:
         "../../environment.yml"
+    threads: 4
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
+        raw=subpath(input.manifest, parent=True),
+        folder=subpath(output.train, parent=True),
         conversion=conversion_entry,
         impl=implementation_of_conversion,
     message:
-        "Convert the {wildcards.split} split of {wildcards.dataset} to LMDB"
-    script:
-        "../scripts/convert.py"
+        "Convert {wildcards.dataset} to LMDB"
+    shell:
+        "atomcsi convert --name {wildcards.dataset} --dataset {params.conversion:q}"
+        " --raw {params.raw} --out {params.folder} --threads {threads} --log {log}"
+
+
+# Outputs cannot depend on wildcards, and upstream datasets need no test split.
+use rule convert as convert_without_test with:
+    output:
+        train="results/lmdb/{dataset}/train.lmdb",
+        val="results/lmdb/{dataset}/val.lmdb",
+    wildcard_constraints:
+        dataset=one_of(
+            name
+            for name in PROJECT.datasets
+            if PROJECT.datasets[name].splits == ("train", "val")
+        ),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from atomcsi.config import SourceFile
+from atomcsi.catalogue import SourceFile
 from atomcsi.download import fetch_files
 from atomcsi.jobs import job
 
@@ -10,4 +10,6 @@ with job(snakemake.log[0]):
     manifest = Path(snakemake.output.manifest)
     files = [SourceFile.model_validate(file) for file in snakemake.params.files]
     repository = Path(snakemake.scriptdir).resolve().parents[1]
-    fetch_files(files, snakemake.wildcards.dataset, manifest.parent, repository, manifest)
+    # The mirror is no param: another one must not fetch again what is here.
+    mirror = snakemake.config.get("mirror")
+    fetch_files(files, snakemake.wildcards.raw, manifest.parent, repository, manifest, mirror=mirror)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from ase.geometry import complete_cell, wrap_positions
+from ase.geometry import complete_cell
 from torch import Tensor
 
 from atomcsi.structure import Structure
+from atomcsi.structure_batch import FORCES, TAGS, StructureBatch
 
 #: OC20's tag of adsorbate atoms: atoms that models may treat with their most expensive interactions.
 ADSORBATE_TAG = 2
@@ -62,7 +63,9 @@ class AtomBatch:
         )
 
 
-def collate(structures: Sequence[Structure], *, vacuum: float, dtype: torch.dtype = torch.float32) -> AtomBatch:
+def collate(
+    structures: Sequence[Structure] | StructureBatch, *, vacuum: float, dtype: torch.dtype = torch.float32
+) -> AtomBatch:
     """Puts structures into one batch; molecules, slabs and crystals may be mixed.
 
     Args:
@@ -71,31 +74,36 @@ def collate(structures: Sequence[Structure], *, vacuum: float, dtype: torch.dtyp
             Must exceed the model's cutoff.
         dtype: Type of positions, cells and forces.
     """
-    natoms = torch.tensor([len(s) for s in structures])
-    cells = [periodic_cell(s, vacuum) for s in structures]
-    with_forces = any(s.forces is not None for s in structures)
+    batch = structures if isinstance(structures, StructureBatch) else StructureBatch.of(structures)
+    cell, index = periodic_cells(batch, vacuum), batch.index
 
-    def floats(arrays: Sequence[np.ndarray]) -> Tensor:
-        return torch.as_tensor(np.concatenate(arrays), dtype=dtype)
+    def floats(array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array, dtype=dtype)
 
     return AtomBatch(
-        positions=floats([wrap_positions(s.positions, cell, s.pbc) for s, cell in zip(structures, cells, strict=True)]),
-        numbers=torch.as_tensor(np.concatenate([s.numbers for s in structures]).astype(np.int64)),
-        cell=floats([cell[None] for cell in cells]),
-        pbc=torch.tensor([[bool(periodic) for periodic in s.pbc] for s in structures]),
-        natoms=natoms,
-        index=torch.repeat_interleave(torch.arange(len(structures)), natoms),
-        tags=torch.as_tensor(
-            np.concatenate([np.full(len(s), ADSORBATE_TAG) if s.tags is None else s.tags for s in structures])
-        ).long(),
-        fixed=torch.as_tensor(
-            np.concatenate([np.zeros(len(s), bool) if s.fixed is None else s.fixed for s in structures])
-        ).bool(),
-        energy=torch.tensor([s.energy for s in structures], dtype=torch.float64),
-        forces=floats([np.full((len(s), 3), np.nan) if s.forces is None else s.forces for s in structures])
-        if with_forces
-        else None,
+        positions=floats(_wrapped(batch, cell)),
+        numbers=torch.as_tensor(batch.numbers.astype(np.int64)),
+        cell=floats(cell),
+        pbc=torch.as_tensor(batch.pbc),
+        natoms=torch.as_tensor(batch.natoms),
+        index=torch.as_tensor(index),
+        tags=torch.as_tensor(np.where(batch.has(TAGS)[index], batch.tags, ADSORBATE_TAG)).long(),
+        fixed=torch.as_tensor(batch.fixed),
+        energy=torch.as_tensor(batch.energy, dtype=torch.float64),
+        forces=floats(batch.forces) if batch.has(FORCES).any() else None,
     )
+
+
+def _wrapped(batch: StructureBatch, cell: np.ndarray) -> np.ndarray:
+    """Positions with whole lattice vectors taken off atoms that lie outside along periodic directions."""
+    pbc = batch.pbc
+    if not pbc.any():
+        return batch.positions
+    index = batch.index
+    inside = np.einsum("ai,aij->aj", batch.positions, np.linalg.inv(cell)[index])
+    # Atoms on a face stay on their side, whatever their last digits.
+    turns = np.where(pbc[index], np.floor(inside + 1e-7), 0.0)
+    return batch.positions - np.einsum("ai,aij->aj", turns, cell[index])
 
 
 def join(batches: Sequence[AtomBatch]) -> AtomBatch:
@@ -116,21 +124,29 @@ def join(batches: Sequence[AtomBatch]) -> AtomBatch:
     )
 
 
-def periodic_cell(structure: Structure, vacuum: float) -> np.ndarray:
-    """Returns the structure's cell with vacuum along its directions that are not periodic.
+def periodic_cells(batch: StructureBatch, vacuum: float) -> np.ndarray:
+    """Returns the structures' cells with vacuum along directions that are not periodic.
 
     Those lattice vectors are replaced by ones at right angles to the others, longer than the structure by
     ``vacuum`` (Angstrom): an orthorhombic box for a molecule. Sources often leave cells that are too small there,
     or none.
 
     Returns:
-        Lattice vectors as rows in Angstrom, shape (3, 3), never singular for a valid structure.
+        Lattice vectors as rows in Angstrom, shape (structures, 3, 3), never singular for valid structures.
     """
-    periodic = np.asarray(structure.pbc, dtype=bool)
-    if periodic.all():
-        return np.asarray(structure.cell, dtype=float)
-    cell = np.zeros((3, 3)) if structure.cell is None else np.where(periodic[:, None], structure.cell, 0.0)
-    cell = complete_cell(cell)
-    extent = np.ptp(structure.positions @ cell[~periodic].T, axis=0)  # the added vectors have length 1
-    cell[~periodic] *= (extent + vacuum)[:, None]
-    return cell
+    pbc = batch.pbc
+    cells = np.where(pbc[:, :, None], batch.cell.astype(float), 0.0)
+    molecules = ~pbc.any(axis=1)
+    cells[molecules] = np.eye(3)
+    for open_ in np.flatnonzero(~molecules & ~pbc.all(axis=1)):
+        cells[open_] = complete_cell(cells[open_])
+    # The added vectors have length 1.
+    along = np.einsum("ai,aji->aj", batch.positions, cells[batch.index])
+    starts = np.cumsum(batch.natoms) - batch.natoms
+    extent = np.maximum.reduceat(along, starts) - np.minimum.reduceat(along, starts)
+    return np.where(pbc[:, :, None], cells, cells * (extent + vacuum)[:, :, None])
+
+
+def periodic_cell(structure: Structure, vacuum: float) -> np.ndarray:
+    """Returns the cell of one structure as :func:`periodic_cells` does, shape (3, 3)."""
+    return periodic_cells(StructureBatch.of([structure]), vacuum)[0]

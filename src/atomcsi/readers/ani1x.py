@@ -8,10 +8,9 @@ not computed at that level. No split is published; the field keeps formulas toge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from atomcsi.readers.base import Reader
@@ -46,21 +45,19 @@ class Ani1xReader(Reader):
 
     def __iter__(self) -> Iterator[Structure]:
         """Yields the conformers, formula by formula."""
-        with hdf5(self.file) as file:
-            for formula, frames, rows in self._formulas(file):
-                yield from frames.structures(self.file, formula, rows=rows, group=formula)
+        return self.read(self.pieces())
 
-    def groups(self) -> Iterator[str]:
-        """Yields the formula of every structure."""
+    def pieces(self) -> list[str]:
+        """Returns the formulae."""
         with hdf5(self.file) as file:
-            for formula, _, rows in self._formulas(file):
-                yield from [formula] * len(rows)
+            return [formula for formula, _ in records(file)]
 
-    def _formulas(self, file: h5py.File) -> Iterator[tuple[str, Frames, np.ndarray]]:
-        """Yields every formula with its conformers and the indices of those that were computed."""
-        for formula, molecule in records(file):
-            frames = Frames.of(molecule, self.names, self.file, formula)
-            if len(frames.numbers) >= self.min_atoms:
-                frames = frames._replace(energies=frames.energies[()], forces=frames.forces[()])
-                missing = np.isnan(frames.energies.ravel()) | np.isnan(frames.forces).any(axis=(1, 2))
-                yield formula, frames, np.flatnonzero(~missing)
+    def read(self, pieces: Sequence[str]) -> Iterator[Structure]:
+        """Yields the conformers of some formulae."""
+        with hdf5(self.file) as file:
+            for formula in pieces:
+                frames = Frames.of(file[formula], self.names, self.file, formula)
+                if len(frames.numbers) >= self.min_atoms:
+                    frames = frames._replace(energies=frames.energies[()], forces=frames.forces[()])
+                    missing = np.isnan(frames.energies.ravel()) | np.isnan(frames.forces).any(axis=(1, 2))
+                    yield from frames.structures(self.file, formula, rows=np.flatnonzero(~missing), group=formula)

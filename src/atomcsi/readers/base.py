@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from atomcsi.structure import Structure
 
@@ -15,7 +15,8 @@ class Reader(ABC):
 
     A subclass takes its format's options as keyword arguments after ``root``; the ``reader:`` entry of
     ``config/datasets.yaml`` names them. Whatever is wrong with a file ends in
-    :class:`atomcsi.errors.InputError`, which names the file, the record and the mend.
+    :class:`atomcsi.errors.InputError`, which names the file, the record and the mend. Formats that can be read in
+    pieces say so with :meth:`pieces` and :meth:`read`: their conversion is parallel, and resumes where it stopped.
 
     Args:
         root: Folder that holds the dataset's downloaded and unpacked files.
@@ -37,6 +38,10 @@ class Reader(ABC):
     def __iter__(self) -> Iterator[Structure]:
         """Yields the structures in the order of the source."""
 
-    def groups(self) -> Iterator[str]:
-        """Yields every structure's ``group``; formats that can tell without reading the structures override it."""
-        return (structure.group for structure in self)
+    def pieces(self) -> Sequence[Any]:
+        """Returns what can be read on its own, in the order of the source; by default the whole is one piece."""
+        return [None]
+
+    def read(self, pieces: Sequence[Any]) -> Iterator[Structure]:
+        """Yields the structures of some of :meth:`pieces`; all of them together are what iteration yields."""
+        return iter(self)

@@ -9,27 +9,31 @@ positions, ``move_mask`` (False: held), ``tags`` (0 below the surface, 1 surface
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 
 from atomcsi.errors import InputError
 from atomcsi.readers.base import Reader
 from atomcsi.readers.extxyz import frames
-from atomcsi.readers.raw import MEND_RECORD, BulkLabels, files_in, finite_energy, opened
+from atomcsi.readers.raw import MEND_RECORD, BulkLabels, files_in, finite_energy, label_of, opened
 from atomcsi.structure import Structure
 
 _FRAMES = ".extxyz.xz"
 
 
 class Oc20Reader(Reader):
-    """Reads a part, with the composition of the bulk as the label.
+    """Reads a part, with the composition of the bulk as the label, or the formula where no mapping is named.
+
+    The code of the paper looks its labels up by ``<sid>`` where the mapping has ``random<sid>``, finds none, and puts
+    all structures into one class: sampling at random (``method: random`` in the run config) does the same.
 
     Args:
         root: Folder of the dataset.
         part: Folder of the files below ``root``, such as ``s2ef_train_2M/s2ef_train_2M``.
-        mapping: Path of ``oc20_data_mapping.pkl`` below ``root``.
+        mapping: Path of ``oc20_data_mapping.pkl`` below ``root``, or None.
         total_energy: Keep the DFT total energy instead of the adsorption energy.
     """
 
@@ -38,17 +42,29 @@ class Oc20Reader(Reader):
         root: Path,
         *,
         part: str | None = None,
-        mapping: str = "oc20_data_mapping.pkl",
+        mapping: str | None = "oc20_data_mapping.pkl",
         total_energy: bool = False,
     ) -> None:
         super().__init__(root, part=part)
-        self.mapping = self.path(mapping)
+        self.mapping = None if mapping is None else self.path(mapping)
         self.total_energy = total_energy
 
     def __iter__(self) -> Iterator[Structure]:
         """Yields the frames, file by file, as ``random<sid>/frame<fid>``."""
-        labels = BulkLabels(self.mapping)
-        for path in files_in(self.path("{part}"), _FRAMES):
+        return self.read(self.pieces())
+
+    def pieces(self) -> list[Path]:
+        """Returns the part's files of frames."""
+        return files_in(self.path("{part}"), _FRAMES)
+
+    @cached_property
+    def _labels(self) -> BulkLabels | None:
+        return None if self.mapping is None else BulkLabels(self.mapping)
+
+    def read(self, pieces: Sequence[Path]) -> Iterator[Structure]:
+        """Yields the frames of some files."""
+        labels = self._labels
+        for path in pieces:
             listing = path.with_name(path.name.removesuffix(_FRAMES) + ".txt.xz")
             with opened(listing) as lines:
                 for index, (line, structure) in enumerate(zip_longest(lines, frames(path))):
@@ -65,7 +81,7 @@ class Oc20Reader(Reader):
                     yield replace(
                         structure,
                         source=source,
-                        label=labels[sid],
+                        label=label_of(structure.numbers, path, source) if labels is None else labels[sid],
                         energy=finite_energy(energy, path, source),
                         pbc=(True, True, True),  # OC20 treats its slabs as periodic along the vacuum too
                     )

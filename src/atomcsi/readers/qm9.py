@@ -1,10 +1,13 @@
 """QM9: 133 885 molecules of H, C, N, O and F, relaxed at B3LYP/6-31G(2df,p), one file each in a ``.tar.bz2``.
 
-A file ``dsgdb9nsd_NNNNNN.xyz`` has the number of atoms; ``gdb <index>`` and the 15 properties of
-:data:`PROPERTIES` (GHz x 3, Debye, bohr^3, Hartree x 3, bohr^2, Hartree x 5, cal/mol/K); per atom its symbol,
-position in Angstrom and Mulliken charge; and lines of frequencies, SMILES and InChI, which are not read. Small
-numbers have the form ``1.2*^-6``. ``uncharacterized.txt`` lists the 3054 molecules whose bonds changed in the
-relaxation, which the field leaves out. There are no forces.
+A file ``dsgdb9nsd_NNNNNN.xyz`` has the number of atoms; ``gdb <index>`` and the rotational constants A, B, C (GHz),
+mu (Debye), alpha (bohr^3), homo, lumo, gap (Hartree), r2 (bohr^2), zpve, U0, U, H, G (Hartree) and Cv (cal/mol/K);
+per atom its symbol, position in Angstrom and Mulliken charge; and lines of frequencies, SMILES and InChI, which are
+not read. Small numbers have the form ``1.2*^-6``. ``uncharacterized.txt`` lists the 3054 molecules whose bonds changed
+in the relaxation, which the field leaves out. There are no forces.
+
+``U0_atom``, ``U_atom``, ``H_atom`` and ``G_atom``, in Hartree, are the atomisation energies that complete the
+field's 19 targets: the energies less those of the free atoms, from QM9's ``atomref.txt``.
 """
 
 from __future__ import annotations
@@ -21,10 +24,18 @@ from atomcsi.readers.base import Reader
 from atomcsi.readers.raw import MEND_RECORD, label_of, opened
 from atomcsi.structure import Structure
 
-PROPERTIES = (
+_COLUMNS = (
     *("A", "B", "C", "mu", "alpha", "homo", "lumo", "gap", "r2", "zpve"),
     *("U0", "U", "H", "G", "Cv"),
 )
+#: Energies of the free atoms of H, C, N, O and F in Hartree (``atomref.txt``).
+_FREE_ATOMS = {
+    "U0": {1: -0.500273, 6: -37.846772, 7: -54.583861, 8: -75.064579, 9: -99.718730},
+    "U": {1: -0.498857, 6: -37.845355, 7: -54.582445, 8: -75.063163, 9: -99.717314},
+    "H": {1: -0.497912, 6: -37.844411, 7: -54.581501, 8: -75.062219, 9: -99.716370},
+    "G": {1: -0.510927, 6: -37.861317, 7: -54.598897, 8: -75.079532, 9: -99.733544},
+}
+PROPERTIES = (*_COLUMNS, *(f"{name}_atom" for name in _FREE_ATOMS))
 
 
 class Qm9Reader(Reader):
@@ -93,9 +104,11 @@ class Qm9Reader(Reader):
     def _parse(self, text: str, name: str) -> Structure:
         count, description, *lines = text.replace("*^", "e").splitlines()
         _, index, *values = description.split()
-        properties = dict(zip(PROPERTIES, map(float, values), strict=True))
+        properties = dict(zip(_COLUMNS, map(float, values), strict=True))
         atoms = [line.split() for line in lines[: int(count)]]
         numbers = np.array([atomic_numbers[symbol] for symbol, *_ in atoms])
+        for energy, free in _FREE_ATOMS.items():
+            properties[f"{energy}_atom"] = properties[energy] - sum(free[number] for number in numbers.tolist())
         return Structure(
             numbers=numbers,
             positions=np.array([[float(x), float(y), float(z)] for _, x, y, z, _ in atoms]),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import lzma
 import re
 import tarfile
@@ -17,7 +15,8 @@ from typing import IO, Any, NamedTuple
 import h5py
 import numpy as np
 
-from atomcsi.errors import InputError
+from atomcsi.archives import DECOMPRESSORS
+from atomcsi.errors import AtomcsiError, InputError
 from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure, hill_formula
 from atomcsi.unpickle import load_plain
 
@@ -26,8 +25,6 @@ _DAMAGE = (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, tarfile.TarErr
 MEND_RECORD = "fetch the file again, or remove the record"
 MEND_FILE = "fetch the file again"
 MEND_MISSING = "download and unpack the dataset, or correct its reader's options in the config"
-
-_OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 
 
 @contextmanager
@@ -49,9 +46,30 @@ def naming(path: Path, *more: type[Exception]) -> Iterator[None]:
 
 
 @contextmanager
+def parsing(path: Path, record: str, problem: str, mend: str = MEND_RECORD) -> Iterator[None]:
+    """Turns whatever a parser raises on a damaged record into an InputError: on foreign bytes that is nearly anything.
+
+    Args:
+        path: The file that an error names.
+        record: The record that an error names.
+        problem: What an error says of the record, before the parser's own words.
+        mend: What the user can do about it.
+    """
+    try:
+        yield
+    except AtomcsiError:
+        raise
+    except KeyError as error:
+        raise InputError(path, f"{problem}: {error} is missing or unknown", record=record, mend=mend) from error
+    except Exception as error:
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(path, f"{problem}: {words}", record=record, mend=mend) from error
+
+
+@contextmanager
 def opened(path: Path, mode: str = "rt") -> Iterator[IO[Any]]:
     """Opens a file for reading and, as its suffix tells, decompresses it (``.xz``, ``.gz``, ``.bz2``)."""
-    with naming(path), _OPENERS.get(path.suffix, open)(path, mode) as stream:
+    with naming(path), DECOMPRESSORS.get(path.suffix, open)(path, mode) as stream:
         yield stream
 
 
@@ -80,7 +98,12 @@ def files_in(folder: Path, suffix: str) -> list[Path]:
     files = [path for path in folder.glob("*") if path.name.endswith(suffix)]
     if not files:
         raise InputError(folder, f"holds no *{suffix} file", mend=MEND_MISSING)
-    return sorted(files, key=lambda path: [(len(run), run) for run in re.findall(r"\d+|\D+", path.name)])
+    return natural_order(files)
+
+
+def natural_order(paths: Iterable[Path]) -> list[Path]:
+    """Returns files of one folder sorted by name, with 2 before 10."""
+    return sorted(paths, key=lambda path: [(len(run), run) for run in re.findall(r"\d+|\D+", path.name)])
 
 
 def label_of(numbers: np.ndarray, path: Path, record: str) -> str:
@@ -133,14 +156,14 @@ class Frames(NamedTuple):
         return cls(*arrays.values())
 
     def structures(
-        self, path: Path, record: str, *, rows: Iterable[int] | None = None, group: str = ""
+        self, path: Path, record: str, *, rows: Iterable[int] | None = None, group: str = "", first: int = 0
     ) -> Iterator[Structure]:
-        """Yields the frames with the indices ``rows`` (all by default) as ``record/index``."""
+        """Yields the frames with the indices ``rows`` (all by default) as ``record/index``, counted from ``first``."""
         numbers = self.numbers[()].astype(np.int64)
         positions, energies, forces = self.positions[()], self.energies[()].ravel(), self.forces[()]
         label = label_of(numbers, path, record)
         for row in range(len(energies)) if rows is None else rows:
-            source = f"{record}/{row}"
+            source = f"{record}/{first + row}"
             yield Structure(
                 numbers=numbers,
                 positions=positions[row],

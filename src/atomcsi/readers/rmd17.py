@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
-from atomcsi.errors import InputError
 from atomcsi.readers.base import Reader
-from atomcsi.readers.raw import MEND_FILE, Frames, naming
+from atomcsi.readers.npy import NpyStream
+from atomcsi.readers.raw import Frames, naming
 from atomcsi.structure import Structure
+
+#: What an archive that is damaged in ways of its own raises.
+_DAMAGE = (NotImplementedError, RuntimeError, ValueError)
+#: Frames that are held at once.
+_BLOCK = 1000
 
 
 class Rmd17Reader(Reader):
@@ -37,12 +41,16 @@ class Rmd17Reader(Reader):
 
     def __iter__(self) -> Iterator[Structure]:
         """Yields the frames in order."""
-        with naming(self.file, NotImplementedError), self.file.open("rb") as stream:
-            if not zipfile.is_zipfile(stream):
-                raise InputError(self.file, "is no .npz archive, or cut short", mend=MEND_FILE)
-            try:
-                frames = Frames.of(np.load(stream, allow_pickle=False), self.NAMES, self.file)
-            except ValueError as error:
-                problem = f"holds arrays that are no plain numbers: {error}"
-                raise InputError(self.file, problem, mend=MEND_FILE) from error
-        yield from frames.structures(self.file, self.file.stem)
+        with ExitStack() as stack:
+            with naming(self.file, *_DAMAGE):
+                archive = stack.enter_context(zipfile.ZipFile(self.file))
+                names = [name for name in self.NAMES if f"{name}.npy" in archive.namelist()]
+                arrays = {name: NpyStream(stack.enter_context(archive.open(f"{name}.npy"))) for name in names}
+            frames = Frames.of(arrays, self.NAMES, self.file)
+            with naming(self.file, *_DAMAGE):
+                numbers = frames.numbers.read(len(frames.numbers))
+            count = len(frames.positions)
+            for first in range(0, count, _BLOCK):
+                with naming(self.file, *_DAMAGE):
+                    block = [array.read(min(_BLOCK, count - first)) for array in frames[1:]]
+                yield from Frames(numbers, *block).structures(self.file, self.file.stem, first=first)

@@ -8,14 +8,15 @@ minus that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from atomcsi.errors import InputError
+from atomcsi.errors import ConfigError, InputError, did_you_mean
 from atomcsi.readers.base import Reader
 from atomcsi.readers.raw import Frames, hdf5, records
 from atomcsi.structure import Structure
 
+_SIGNS = {"minus-gradient": -1, "gradient": 1}
 _NAMES = ("atomic_numbers", "conformations", "dft_total_energy", "dft_total_gradient")
 
 
@@ -27,27 +28,47 @@ class SpiceReader(Reader):
         part: Not used: the file has no parts.
         file: Path of the HDF5 file below ``root``.
         subset: Only molecules whose ``subset`` contains this text, such as "Solvated Amino Acids".
+        forces: ``minus-gradient``, or ``gradient`` for what the paper's code and early versions of JMP took for
+            forces: models that were trained so have learned to go uphill.
     """
 
-    def __init__(self, root: Path, *, part: str | None = None, file: str, subset: str | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        part: str | None = None,
+        file: str,
+        subset: str | None = None,
+        forces: str = "minus-gradient",
+    ) -> None:
         super().__init__(root, part=part)
         self.file = self.path(file)
         self.subset = subset
+        if forces not in _SIGNS:
+            raise ConfigError(f"unknown forces of SPICE '{forces}'{did_you_mean(forces, _SIGNS)}")
+        self.sign = _SIGNS[forces]
 
     def __iter__(self) -> Iterator[Structure]:
         """Yields the conformers, molecule by molecule."""
-        others = set()
-        matched = self.subset is None
+        return self.read(self.pieces())
+
+    def pieces(self) -> list[str]:
+        """Returns the molecules, of the subset if there is one."""
         with hdf5(self.file) as file:
-            for molecule, group in records(file):
-                if self.subset is not None:
-                    subset = group["subset"].asstr()[0] if "subset" in group else ""
-                    if self.subset.lower() not in subset.lower():
-                        others.add(subset)
-                        continue
-                    matched = True
-                frames = Frames.of(group, _NAMES, self.file, molecule)
-                yield from frames._replace(forces=-frames.forces[()]).structures(self.file, molecule)
-        if not matched:
-            known = ", ".join(f"'{subset}'" for subset in sorted(others))
+            if self.subset is None:
+                return [molecule for molecule, _ in records(file)]
+            subsets = {
+                molecule: group["subset"].asstr()[0] if "subset" in group else "" for molecule, group in records(file)
+            }
+        found = [molecule for molecule, subset in subsets.items() if self.subset.lower() in subset.lower()]
+        if not found:
+            known = ", ".join(f"'{subset}'" for subset in sorted(set(subsets.values())))
             raise InputError(self.file, f"has no subset '{self.subset}'", mend=f"it has: {known}")
+        return found
+
+    def read(self, pieces: Sequence[str]) -> Iterator[Structure]:
+        """Yields the conformers of some molecules."""
+        with hdf5(self.file) as file:
+            for molecule in pieces:
+                frames = Frames.of(file[molecule], _NAMES, self.file, molecule)
+                yield from frames._replace(forces=self.sign * frames.forces[()]).structures(self.file, molecule)

@@ -8,8 +8,10 @@ and ``transition_state`` of a reaction single out three geometries and are not r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import h5py
 
 from atomcsi.errors import InputError
 from atomcsi.readers.base import Reader
@@ -34,9 +36,22 @@ class Transition1xReader(Reader):
 
     def __iter__(self) -> Iterator[Structure]:
         """Yields the frames, reaction by reaction, as ``formula/rxnNNNN/index``."""
-        part = self.part or "data"
+        return self.read(self.pieces())
+
+    def pieces(self) -> list[str]:
+        """Returns the reactions as ``formula/rxnNNNN``."""
         with hdf5(self.file) as file:
-            if part not in file:
-                raise InputError(self.file, f"has no part '{part}'", mend=f"it has: {', '.join(file)}")
-            for reaction, group in records(file[part]):
-                yield from Frames.of(group, _NAMES, self.file, reaction).structures(self.file, reaction)
+            return [reaction for reaction, _ in records(self._group(file))]
+
+    def read(self, pieces: Sequence[str]) -> Iterator[Structure]:
+        """Yields the frames of some reactions."""
+        with hdf5(self.file) as file:
+            group = self._group(file)
+            for reaction in pieces:
+                yield from Frames.of(group[reaction], _NAMES, self.file, reaction).structures(self.file, reaction)
+
+    def _group(self, file: h5py.File) -> h5py.Group:
+        part = self.part or "data"
+        if part not in file:
+            raise InputError(self.file, f"has no part '{part}'", mend=f"it has: {', '.join(file)}")
+        return file[part]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,7 +12,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from atomcsi.errors import InputError
 from atomcsi.models.batch import AtomBatch, collate
-from atomcsi.structure import Structure
+from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure
+from atomcsi.structure_batch import FORCES, StructureBatch
 from atomcsi.structure_lmdb import StructureLMDB
 
 
@@ -49,6 +50,30 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
             return structure
         return replace(structure, energy=structure.properties[self.target], forces=None)
 
+    def __getitems__(self, positions: Sequence[int]) -> StructureBatch:
+        """Returns several such structures; what PyTorch's loader calls for a batch."""
+        batch = self.store.read_batch(self.indices[np.asarray(positions)])
+        if self.target in ("energy", "forces"):
+            return batch
+        values = batch.properties[:, batch.property_names.index(self.target)]
+        return replace(batch, energy=values, flags=batch.flags & ~np.uint16(FORCES))
+
+    def batches(self, size: int = 4096) -> Iterator[StructureBatch]:
+        """Yields all structures in order."""
+        for start in range(0, len(self), size):
+            yield self.__getitems__(range(start, min(start + size, len(self))))
+
+    @property
+    def reference(self) -> np.ndarray | None:
+        """The linear reference that the config gives for the energy, eV by atomic number, shape (119,), or None."""
+        metadata = self.store.metadata
+        if self.target not in ("energy", "forces") or "linear_reference" not in metadata["provenance"]:
+            return None
+        reference = np.zeros(MAX_ATOMIC_NUMBER + 1)
+        for element, energy in metadata["linear_reference"].items():
+            reference[int(element)] = energy
+        return reference
+
 
 def loader(
     structures: LabelledStructures, *, batch_size: int, vacuum: float, seed: int | None = None
@@ -62,8 +87,4 @@ def loader(
         # The sampler shuffles by seed + epoch: seeds 0, 1, 2 would share all but a few of their orders.
         spread = int(np.random.SeedSequence(seed).generate_state(1)[0])
         sampler = DistributedSampler(structures, num_replicas=1, rank=0, shuffle=True, seed=spread)
-    return DataLoader(structures, batch_size=batch_size, sampler=sampler, collate_fn=partial(_collate, vacuum=vacuum))
-
-
-def _collate(structures: list[Structure], vacuum: float) -> AtomBatch:
-    return collate(structures, vacuum=vacuum)
+    return DataLoader(structures, batch_size=batch_size, sampler=sampler, collate_fn=partial(collate, vacuum=vacuum))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from atomcsi.models.batch import AtomBatch
-from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure
-from atomcsi.structure_lmdb import Statistics
+from atomcsi.statistics import Statistics
+from atomcsi.structure import MAX_ATOMIC_NUMBER
+from atomcsi.structure_batch import StructureBatch
 
 #: Below this spread (eV, eV/Angstrom) labels are equal up to rounding, and dividing by it would blow up noise.
 _SMALLEST_SPREAD = 1e-6
@@ -31,17 +33,17 @@ class Normaliser:
     force_scale: float
 
     @classmethod
-    def fit(cls, structures: Iterable[Structure]) -> Normaliser:
-        """Fits reference and scales to labelled structures."""
-        statistics = Statistics()
-        for structure in structures:
-            statistics.add(structure)
+    def fit(cls, batches: Iterable[StructureBatch], reference: np.ndarray | None = None) -> Normaliser:
+        """Fits scales to labelled structures, and the reference unless it is given (eV by atomic number)."""
+        statistics = Statistics(reference)
+        for batch in batches:
+            statistics.add(batch)
         summary = statistics.summary()
-        reference = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64)
+        energies = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.float64)
         for element, energy in summary.get("linear_reference", {}).items():
-            reference[int(element)] = energy
+            energies[int(element)] = energy
         scales = [summary.get(key, 1.0) for key in ("energy_std", "force_rms")]
-        return cls(reference, *(scale if scale > _SMALLEST_SPREAD else 1.0 for scale in scales))
+        return cls(energies, *(scale if scale > _SMALLEST_SPREAD else 1.0 for scale in scales))
 
     def energy_target(self, batch: AtomBatch) -> Tensor:
         """Normalised energies of a batch's labels, shape (structures,)."""

@@ -196,7 +196,8 @@ def _fit(
         raise InputError(train.path, problem, mend="lower `structures` or choose a larger split")
     validation = LabelledStructures(val, target=target, limit=settings.val_structures, seed=seed)
     # Of the whole split, as the paper's references are: a small draw may lack an element that others hold.
-    normaliser = Normaliser.fit(LabelledStructures(train, target=target))
+    whole = LabelledStructures(train, target=target)
+    normaliser = Normaliser.fit(whole.batches(), whole.reference)
 
     torch.manual_seed(seed)
     heads = [

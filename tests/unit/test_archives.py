@@ -1,0 +1,134 @@
+"""Archives in all their formats: nested, damaged, and built to do harm."""
+
+import bz2
+import gzip
+import io
+import lzma
+import stat
+import tarfile
+import zipfile
+
+import pytest
+
+from atomcsi import archives
+from atomcsi.archives import unpack
+from atomcsi.errors import InputError
+
+
+def tar_of(members: dict[str, bytes], *, link: str | None = None, kind: bytes = tarfile.SYMTYPE) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        if link:
+            info = tarfile.TarInfo("link")
+            info.type, info.linkname = kind, link
+            archive.addfile(info)
+    return buffer.getvalue()
+
+
+def zip_of(members: dict[str, bytes], *, mode: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr, info.compress_type = mode << 16, zipfile.ZIP_DEFLATED
+            archive.writestr(info, content)
+    return buffer.getvalue()
+
+
+FORMATS = {
+    ".tar": tar_of,
+    ".tar.gz": lambda members: gzip.compress(tar_of(members)),
+    ".tgz": lambda members: gzip.compress(tar_of(members)),
+    ".tar.bz2": lambda members: bz2.compress(tar_of(members)),
+    ".tar.xz": lambda members: lzma.compress(tar_of(members)),
+    ".zip": zip_of,
+}
+
+
+def files_below(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("outer", FORMATS)
+@pytest.mark.parametrize("inner", FORMATS)
+def test_nested_archives(tmp_path, outer, inner):
+    inside = FORMATS[inner]({"deep/file.txt": b"here", "deep/notes.txt": b"there"})
+    path = tmp_path / f"outer{outer}"
+    path.write_bytes(FORMATS[outer]({"readme.txt": b"read", f"folder/inner{inner}": inside}))
+    unpack(path, tmp_path / "all")
+    expected = {"readme.txt": b"read", "deep/file.txt": b"here", "deep/notes.txt": b"there"}
+    assert files_below(tmp_path / "all") == expected
+    unpack(path, tmp_path / "some", ["*file.txt"])
+    assert files_below(tmp_path / "some") == {"deep/file.txt": b"here"}
+    with pytest.raises(InputError, match=r"holds no member that matches \*.npz"):
+        unpack(path, tmp_path / "none", ["*.npz"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("x.tar", tar_of({"../outside.txt": b"x"}), "outside the folder"),
+        ("x.zip", zip_of({"../outside.txt": b"x"}), "outside the folder"),
+        ("x.zip", zip_of({"a/../../outside.txt": b"x"}), "outside the folder"),
+        ("x.tar", tar_of({}, link="/etc/passwd"), "link or a device"),
+        ("x.tar", tar_of({"inside.txt": b"x"}, link="inside.txt"), "link or a device"),
+        ("x.tar", tar_of({"inside.txt": b"x"}, link="inside.txt", kind=tarfile.LNKTYPE), "link or a device"),
+        ("x.tar", tar_of({}, link="x", kind=tarfile.CHRTYPE), "link or a device"),
+        ("x.tar", tar_of({}, link="x", kind=tarfile.FIFOTYPE), "link or a device"),
+        ("x.zip", zip_of({"link": b"/etc/passwd"}, mode=stat.S_IFLNK | 0o777), "link or a device"),
+        ("x.tar", tar_of({"a": b"x", "a/b": b"x"}), "cannot be unpacked"),
+        ("x.tar", tar_of({"a" * 300: b"x"}), "cannot be unpacked"),
+        ("x.tar", b"no tar", "cannot be unpacked"),
+        ("x.tar.gz", gzip.compress(tar_of({"a": bytes(9999)}))[:-20], "cannot be unpacked"),
+        ("x.zip", zip_of({"a": bytes(9999)})[:-20], "cannot be unpacked"),
+    ],
+)
+def test_bad_archives(tmp_path, name, content, problem):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=problem) as caught:
+        unpack(tmp_path / name, tmp_path / "raw")
+    assert caught.value.mend
+    assert {path.name for path in tmp_path.iterdir()} <= {name, "raw"}
+    assert not (tmp_path / "raw" / "link").exists()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_an_absolute_name_is_made_relative(tmp_path, form):
+    outside = tmp_path / "outside.txt"
+    (tmp_path / f"x{form}").write_bytes(FORMATS[form]({str(outside): b"x"}))
+    unpack(tmp_path / f"x{form}", tmp_path / "raw")
+    assert not outside.exists()
+    assert (tmp_path / "raw" / outside.relative_to("/")).read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.tar.gz", FORMATS[".tar.gz"]({"a": bytes(1 << 22)})),
+        ("x.zip", zip_of({"a": bytes(1 << 22)})),
+        ("x.zip", zip_of({"inner.zip": zip_of({"a": bytes(1 << 22)})})),
+        ("x.tar.gz", FORMATS[".tar.gz"]({f"{i}": b"" for i in range(5000)})),
+    ],
+    ids=["tar", "zip", "nested", "many"],
+)
+def test_bombs(tmp_path, monkeypatch, name, content):
+    # A gigabyte would take long to unpack.
+    monkeypatch.setattr(archives, "_SMALL", 1 << 20)
+    monkeypatch.setattr(archives, "_LARGEST_RATIO", 50)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match="grows to more than"):
+        unpack(tmp_path / name, tmp_path / "raw")
+    assert sum(map(len, files_below(tmp_path / "raw").values())) <= 2 << 20
+
+
+def test_archives_within_archives_within_archives(tmp_path):
+    content = b"x"
+    for depth in range(6):
+        content = zip_of({f"{depth}.zip" if depth else "x": content})
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(InputError, match="nested more than 4 deep"):
+        unpack(tmp_path / "x.zip", tmp_path / "raw")
