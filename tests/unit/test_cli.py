@@ -2,10 +2,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from atomcsi.cli import main
-from atomcsi.errors import InputError
 
 
 def run(*arguments, **options):
@@ -19,7 +19,7 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in ("check", "csi", "info", "pretrain", "finetune"))
+    assert all(name in text for name in ("check", "compare", "effective-rank", "info", "pretrain", "finetune"))
 
 
 def test_check(repository, monkeypatch, capsys):
@@ -64,15 +64,9 @@ def test_info_on_bad_json(tmp_path, capsys, content, problem):
     assert problem in message and message.count("\n") == 1
 
 
-def test_csi_compares_as_the_pipeline_does(tmp_path, monkeypatch, capsys):
-    def compare(upstream, downstream, *, distance):
-        if upstream != downstream:
-            raise InputError(downstream, "was embedded with another extractor")
-        return {"value": 3.0, "mean_term": 1.0, "covariance_term": 2.0, "distance": distance}
-
-    monkeypatch.setattr("atomcsi.selection.compare", compare)
-    main(["csi", "a.h5", "a.h5"])
-    assert capsys.readouterr().out == "3 = 1 (means) + 2 (covariances)\n"
-    with pytest.raises(SystemExit):
-        main(["csi", "a.h5", "b.h5"])
-    assert "b.h5: was embedded with another extractor" in capsys.readouterr().err
+def test_effective_rank(embedding, capsys):
+    generator = np.random.default_rng(0)
+    file = embedding([generator.normal(size=(3, 2)) for _ in range(100)])
+    main(["effective-rank", str(file.path)])
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("flat", "mean", "toy", "100"))
