@@ -20,11 +20,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 
 from atomcsi.errors import InputError
-from atomcsi.files import open_lmdb
+from atomcsi.lmdb_file import LmdbFile
 from atomcsi.readers.raw import MEND_FILE, parsing
 from atomcsi.structure import Structure
 
@@ -53,7 +52,7 @@ def sqlite_structures(path: Path) -> Iterator[Structure]:
                     row = {name: _unpacked(name, value) for name, value in zip(_COLUMNS, values, strict=True)}
                     structure = _structure(row, str(row_id))
                 yield structure
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise InputError(path, f"is no readable SQLite database: {error}", mend=MEND_FILE) from error
 
 
@@ -71,25 +70,22 @@ def aselmdb_structures(path: Path) -> Iterator[Structure]:
     Raises:
         InputError: The file is damaged.
     """
-    try:
-        with open_lmdb(path, mend=MEND_FILE) as file, file.begin() as transaction:
-            with parsing(path, "", "is no .aselmdb: 'nextid' or 'deleted_ids'", MEND_FILE):
-                end = int(_from_json(transaction.get(b"nextid", b"")))
-                deleted = set(_from_json(transaction.get(b"deleted_ids", zlib.compress(b"[]"))))
-            for row_id in range(1, end):
-                record = transaction.get(str(row_id).encode())
-                if record is None and row_id in deleted:
-                    continue
-                if record is None:
-                    raise InputError(path, "is not there", record=f"row {row_id}", mend=MEND_FILE)
-                with parsing(path, f"row {row_id}", "is no row of ASE's database"):
-                    structure = _structure(_from_json(record), str(row_id))
-                yield structure
-    except lmdb.Error as error:
-        raise InputError(path, f"is no readable LMDB: {error}", mend=MEND_FILE) from error
+    values = LmdbFile(path, mend=MEND_FILE).values()
+    with parsing(path, "", "is no .aselmdb: 'nextid' or 'deleted_ids'", MEND_FILE):
+        end = int(_from_json(values.get(b"nextid", b"")))
+        deleted = set(_from_json(values.get(b"deleted_ids", zlib.compress(b"[]"))))
+    for row_id in range(1, end):
+        record = values.get(str(row_id).encode())
+        if record is None and row_id in deleted:
+            continue
+        if record is None:
+            raise InputError(path, "is not there", record=f"row {row_id}", mend=MEND_FILE)
+        with parsing(path, f"row {row_id}", "is no row of ASE's database"):
+            structure = _structure(_from_json(record), str(row_id))
+        yield structure
 
 
-def _from_json(value: bytes) -> Any:
+def _from_json(value: bytes | memoryview) -> Any:
     unpacker = zlib.decompressobj()
     text = unpacker.decompress(value, _LARGEST_ROW)
     if not unpacker.eof:

@@ -19,10 +19,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import lmdb
-
 from atomcsi.errors import InputError
-from atomcsi.files import open_lmdb
+from atomcsi.lmdb_file import LmdbFile
 from atomcsi.readers import ase_files, pyg_lmdb
 from atomcsi.readers.ase_db import aselmdb_structures, sqlite_structures
 from atomcsi.readers.base import Reader
@@ -33,12 +31,8 @@ from atomcsi.structure_lmdb import StructureLMDB
 
 
 def _lmdb_structures(path: Path) -> Iterator[Structure]:
-    try:
-        with open_lmdb(path, mend=MEND_FILE) as file, file.begin() as transaction:
-            ours = (transaction.get(b"metadata") or b"").startswith(b'{"schema": "atomcsi.')
-    except lmdb.Error as error:
-        raise InputError(path, f"is no readable LMDB: {error}", mend=MEND_FILE) from error
-    return iter(StructureLMDB(path)) if ours else pyg_lmdb.structures(path)
+    metadata = LmdbFile(path, mend=MEND_FILE).values().get(b"metadata", b"")
+    return iter(StructureLMDB(path)) if bytes(metadata[:20]) == b'{"schema": "atomcsi.' else pyg_lmdb.structures(path)
 
 
 _KINDS: Mapping[str, Callable[[Path], Iterator[Structure]]] = {
