@@ -45,7 +45,7 @@ from atomcsi.readers.spice import SpiceReader
 from atomcsi.readers.transition1x import Transition1xReader
 from atomcsi.readers.user import open_structures
 
-CASES = int(os.environ.get("ATOMCSI_FUZZ_CASES", "12"))
+CASES = int(os.environ.get("ATOMCSI_FUZZ_CASES", "50"))
 #: Seconds after which a case counts as hanging, and the bytes that reading may take.
 PATIENCE, MEMORY = 60, 3 << 30
 

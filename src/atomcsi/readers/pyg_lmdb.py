@@ -42,7 +42,10 @@ def entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if key.encode() not in values:
             problem = f"is not there, but the file should have {count} records"
             raise InputError(path, problem, record=key, mend=MEND_FILE)
-        yield key, load_pyg_data(bytes(values[key.encode()]), path=path, record=key)
+        data = load_pyg_data(bytes(values[key.encode()]), path=path, record=key)
+        if not isinstance(data, dict):
+            raise InputError(path, "is no torch_geometric Data", record=key, mend=MEND_RECORD)
+        yield key, data
 
 
 def structure_of(data: dict[str, Any], path: Path, key: str) -> Structure:
