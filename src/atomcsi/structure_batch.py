@@ -90,7 +90,7 @@ class StructureBatch:
             forces=_rows([s.forces for s in structures], natoms, (3,), np.nan),
             tags=tags.astype("u1"),
             fixed=_rows([s.fixed for s in structures], natoms, (), False).astype(bool),
-            cell=np.array([np.zeros((3, 3)) if s.cell is None else s.cell for s in structures]),
+            cell=_cells(structures),
             energy=np.array([s.energy for s in structures], float),
             properties=np.array([[s.properties[name] for name in property_names] for s in structures], float),
             property_names=tuple(property_names),
@@ -101,11 +101,16 @@ class StructureBatch:
         batch._check()
         return batch
 
+    @property
+    def known_forces(self) -> np.ndarray:
+        """Forces of those structures that have them, shape (their atoms, 3)."""
+        has = self.has(FORCES)
+        return self.forces if has.all() else self.forces[np.repeat(has, self.natoms)]
+
     def _check(self) -> None:
-        periodic = self.flags & sum(PBC) != 0
-        finite = (self.positions, self.forces[np.repeat(self.has(FORCES), self.natoms)], self.cell, self.properties)
+        periodic = (self.flags & sum(PBC)) != 0
         if (
-            not all((np.abs(array) < LARGEST).all() for array in finite)
+            not all(map(_fits, (self.positions, self.known_forces, self.cell, self.properties)))
             or np.isinf(self.energy).any()
             or (np.abs(np.linalg.det(self.cell[periodic])) < 1e-6).any()
         ):
@@ -130,6 +135,19 @@ def batches_of(
     stream = iter(structures)
     while members := list(islice(stream, size)):
         yield StructureBatch.of(members, property_names)
+
+
+def _cells(structures: Sequence[Structure]) -> np.ndarray:
+    cells = np.zeros((len(structures), 3, 3))
+    for position, structure in enumerate(structures):
+        if structure.cell is not None:
+            cells[position] = structure.cell
+    return cells
+
+
+def _fits(array: np.ndarray) -> bool:
+    """Whether all values fit into single precision; NaN does not."""
+    return not array.size or bool(array.min() > -LARGEST and array.max() < LARGEST)
 
 
 def _flags(structure: Structure) -> int:
