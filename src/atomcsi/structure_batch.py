@@ -84,7 +84,7 @@ class StructureBatch:
             raise ValueError("tags outside 0 to 255")
         batch = cls(
             natoms=natoms,
-            flags=np.array([_flags(s) for s in structures], "u2"),
+            flags=_flags(structures),
             numbers=numbers.astype("u1"),
             positions=_rows([s.positions for s in structures], natoms, (3,), np.nan),
             forces=_rows([s.forces for s in structures], natoms, (3,), np.nan),
@@ -150,17 +150,15 @@ def _fits(array: np.ndarray) -> bool:
     return not array.size or bool(array.min() > -LARGEST and array.max() < LARGEST)
 
 
-def _flags(structure: Structure) -> int:
-    x, y, z = structure.pbc
-    flags = (x and PBC[0]) | (y and PBC[1]) | (z and PBC[2])
-    for array, flag in (
-        (structure.forces, FORCES),
-        (structure.cell, CELL),
-        (structure.tags, TAGS),
-        (structure.fixed, FIXED),
+def _flags(structures: Sequence[Structure]) -> np.ndarray:
+    flags = np.array([s.pbc for s in structures], bool) @ np.array(PBC, "u2")
+    for flag, has in (
+        (FORCES, [s.forces is not None for s in structures]),
+        (CELL, [s.cell is not None for s in structures]),
+        (TAGS, [s.tags is not None for s in structures]),
+        (FIXED, [s.fixed is not None for s in structures]),
     ):
-        if array is not None:
-            flags |= flag
+        flags |= np.uint16(flag) * np.array(has, "u2")
     return flags
 
 
@@ -170,6 +168,6 @@ def _rows(arrays: Sequence[np.ndarray | None], natoms: np.ndarray, shape: tuple[
         return np.full((int(natoms.sum()), *shape), fill)
     sizes = natoms.tolist()
     rows = [np.full((n, *shape), fill) if array is None else array for array, n in zip(arrays, sizes, strict=True)]
-    if any(row.shape != (n, *shape) for row, n in zip(rows, sizes, strict=True)):
+    if [row.shape for row in rows] != [(n, *shape) for n in sizes]:
         raise ValueError("an array of another shape than the atoms need")
     return np.concatenate(rows)

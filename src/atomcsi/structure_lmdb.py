@@ -1,7 +1,7 @@
 """Structures in an LMDB file, without pickles: checked on reading, safe with many processes.
 
 Keys 0, 1, ... as 8-byte big-endian integers hold blocks of structures (:mod:`atomcsi.structure_record`). Reserved keys
-hold the metadata (``b"metadata"``, JSON) and, as little-endian int32 of every structure, the number of atoms
+hold the metadata (``b"metadata"``, JSON) and, as zlib streams of a little-endian int32 a structure, the number of atoms
 (``b"natoms"``), the class (``b"classes"``) and the group (``b"groups"``), both as positions in the metadata's lists:
 sampling, splitting and batching never touch the structures. ``b"checksums"`` holds the XXH3-64 of these four values,
 uint64 each.
@@ -13,6 +13,7 @@ import hashlib
 import json
 import mmap
 import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -208,10 +209,7 @@ class StructureLMDB(Sequence[Structure]):
         return StructureLMDB, (self.path,)
 
     def _column(self, key: bytes) -> np.ndarray:
-        value = self._value(key)
-        if len(value) != 4 * len(self):
-            raise self._damage(f"its {key.decode()} are incomplete")
-        return np.frombuffer(value, "<i4")
+        return np.frombuffer(zlib.decompress(self._value(key)), "<i4")
 
     def _value(self, key: bytes) -> bytes:
         """Returns the value of a reserved key, checked."""
@@ -308,7 +306,7 @@ def write_batches(
                 "fingerprint": fingerprint(digest, values, names),
                 "provenance": dict(provenance),
             }
-            values = [json.dumps(metadata).encode(), *values]
+            values = [json.dumps(metadata).encode(), *map(zlib.compress, values)]
             for key, value in zip(RESERVED, values, strict=True):
                 transaction.put(key, value)
             transaction.put(b"checksums", np.array([xxh3_64_intdigest(value) for value in values], "<u8").tobytes())
