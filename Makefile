@@ -44,11 +44,13 @@ bench: env  ## Measure speed and memory against plain baselines: results/bench.j
 unlock: env  ## Release the lock that a killed Snakemake left behind
 	snakemake --unlock
 
+# torch brings its own NVIDIA packages; nvidia-ml-py3 is CHGNet's.
 lock: env  ## Renew requirements.lock from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --override requirements.overrides \
 	  --no-annotate --no-header --quiet --upgrade --output-file requirements.lock.tmp
-	grep -vE '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==' requirements.lock.tmp > requirements.lock
+	sed -E -e '/^nvidia-ml-py3==/b' -e '/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/d' \
+	  requirements.lock.tmp > requirements.lock
 	rm requirements.lock.tmp
 
 clean:  ## Remove results, downloaded raw files and Snakemake's records

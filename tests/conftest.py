@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from ase.build import molecule
 
+from atomcsi.embeddings import Embedding, EmbeddingWriter
 from atomcsi.structure import Structure, hill_formula
 from atomcsi.structure_lmdb import StructureLMDB, write_structures
 
@@ -58,5 +60,34 @@ def toy_lmdb(tmp_path, toy_structures):
         path = tmp_path / f"{name}.lmdb"
         write_structures(path, toy_structures(n, seed), provenance={"dataset": name, "split": "train"})
         return StructureLMDB(path)
+
+    return make
+
+
+@pytest.fixture
+def embedding(tmp_path):
+    """Returns a function that writes features to an embedding file and opens it.
+
+    They are given as one array (atoms of it, d) per structure; the structures are dealt into blocks in their order.
+    """
+
+    def make(structures, name="toy", *, blocks=20, multiplicity=None, numbers=None, aggregation="flat", **provenance):
+        path = tmp_path / f"{name}.h5"
+        count = len(structures)
+        multiplicity = np.ones(count, int) if multiplicity is None else np.asarray(multiplicity)
+        ptr = np.concatenate([[0], np.cumsum([len(rows) for rows in structures])])
+        block_ptr = np.linspace(0, count, blocks + 1).astype(int)
+        rows = np.concatenate(structures).astype("f4")
+        with h5py.File(path, "w") as file:
+            writer = EmbeddingWriter(file, ptr=ptr, block_ptr=block_ptr, multiplicity=multiplicity, dim=rows.shape[1])
+            # In odd pieces, as chunks of an embedding come.
+            for piece in np.array_split(rows, 7):
+                writer.append(piece)
+            file["numbers"] = np.ones(len(rows), "u1") if numbers is None else np.asarray(numbers, "u1")
+            file["class"] = [str(i % 3) for i in range(count)]
+            known = {"dataset": name, "extractor": "toy", "implementation": "toy@1", "options": {}, "checkpoint": None}
+            known |= {"drawn": int(multiplicity.sum()), "seconds": 1.0, "sampling": {"resample": "structures"}}
+            writer.finish({**known, "invariant_dim": rows.shape[1], **provenance})
+        return Embedding(path, aggregation)
 
     return make

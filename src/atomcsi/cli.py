@@ -135,9 +135,9 @@ def _info(options: argparse.Namespace) -> None:
 
         content = describe(options.file)
     elif suffix == ".h5":
-        from atomcsi.embeddings import read_moments
+        from atomcsi.embeddings import Embedding
 
-        content = read_moments(options.file)[1]
+        content = Embedding(options.file).provenance
     elif suffix == ".json":
         from atomcsi.files import read_json
 

@@ -2,7 +2,8 @@
 
 A run config (``config/demo.yaml``) names datasets, tasks, an extractor and a backbone; their entries are in the
 catalogue beside it (:mod:`atomcsi.catalogue` for the datasets; ``tasks.yaml``, ``extractors.yaml``,
-``backbones/*.yaml``). Every mistake ends in one :class:`atomcsi.errors.ConfigError` that names file, line and field.
+``backbones/*.yaml``). Extractors also come with the package. Every mistake ends in one
+:class:`atomcsi.errors.ConfigError` that names file, line and field.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from pydantic import BaseModel, Field, model_validator
 from atomcsi.catalogue import ID_PATTERN, Catalogue, Dataset, Id, PositiveInt
 from atomcsi.errors import ConfigError, did_you_mean
 from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, keywords, load
+from atomcsi.sampling import Aggregation, Method, Resample
 from atomcsi.yaml_source import Entry, YamlSource
 
 #: How a metric's unit follows from eV and Angstrom, or from the unit that a property keeps.
 METRIC_UNITS: Mapping[str, float] = {"eV/angstrom": 1.0, "meV/angstrom": 1e3, "eV": 1.0, "meV": 1e3, "1/cm": 1.0}
+#: Extractors that can be used without a project, from any folder.
+_EXTRACTORS = Path(__file__).with_name("extractors") / "catalogue.yaml"
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -91,12 +95,14 @@ class Task(Entry):
 class ExtractorSpec(Entry):
     """A feature extractor with its options.
 
-    A batch is filled up to ``max_atoms`` atoms; an interrupted embedding resumes behind ``chunk`` structures.
+    A batch is filled up to ``max_atoms`` atoms or ``max_edges`` edges of the extractor's graphs, whichever is
+    reached first; an interrupted embedding resumes behind ``chunk`` structures.
     """
 
     implementation: str
     options: dict[str, Any] = Field(default_factory=dict)
     max_atoms: PositiveInt = 512
+    max_edges: PositiveInt = 10_000
     chunk: PositiveInt = 256
 
     @model_validator(mode="after")
@@ -118,19 +124,26 @@ class BackboneSpec(Entry):
 
 
 class Sampling(Entry):
-    """Which structures of a dataset's train split are embedded (paper, section 1)."""
+    """Which structures of a dataset's train split are embedded (paper, section 1), and how they are resampled.
 
-    method: Literal["balanced", "random"]
+    Error bars come from ``blocks`` random shares of the structures, or of whole classes (``resample``). More blocks
+    give steadier error bars; each stores a d x d matrix of moments, 41 MB at d = 3200.
+    """
+
+    method: Method
     structures: PositiveInt
     seed: Annotated[int, Field(ge=0)] = 0
     min_atoms: PositiveInt = 4
     max_atomic_number: PositiveInt = 89
+    blocks: Annotated[int, Field(ge=2, multiple_of=2)] = 20
+    resample: Resample = "structures"
 
 
 class Embedding(Entry):
-    """How datasets are embedded for CSI."""
+    """How datasets are embedded for CSI, and whether atoms are compared (``flat``) or structures."""
 
     extractor: Id
+    aggregation: Aggregation = "flat"
     upstream: Sampling
     downstream: Sampling
 
@@ -148,6 +161,7 @@ class RunConfig(Entry):
     tasks: Annotated[list[Id], Field(min_length=1)]
     embedding: Embedding
     distance: str = "frechet"
+    also_measure: list[str] = Field(default_factory=list)
     backbone: Id
     pretrain: TrainSettings
     inits: Annotated[list[Id], Field(min_length=1)]
@@ -177,6 +191,11 @@ class Project:
     def downstream(self) -> list[str]:
         """Downstream datasets of the run's tasks, each once, in the order of the tasks."""
         return list(dict.fromkeys(self.tasks[task].dataset for task in self.run.tasks))
+
+    @property
+    def distances(self) -> list[str]:
+        """Every distance that the run measures; the first one selects."""
+        return [self.run.distance, *self.run.also_measure]
 
     @property
     def used_datasets(self) -> list[str]:
@@ -232,7 +251,7 @@ def load_project(
     catalogue = path.parent
     datasets = Catalogue(catalogue)
     tasks = YamlSource(catalogue / "tasks.yaml").parse_all(Task, ID_PATTERN)
-    extractors = YamlSource(catalogue / "extractors.yaml").parse_all(ExtractorSpec, ID_PATTERN)
+    extractors = extractor_catalogue(catalogue / "extractors.yaml")
     backbones = {
         file.stem: source.parse(BackboneSpec, source.content)
         for file in sorted((catalogue / "backbones").glob("*.yaml"))
@@ -241,6 +260,30 @@ def load_project(
     project = Project(run, datasets, tasks, extractors, backbones)
     _check_references(project, run_source, catalogue, Path(root))
     return project
+
+
+def extractor_catalogue(changes: Path | None = None) -> dict[str, ExtractorSpec]:
+    """Returns the extractors that come with atomcsi by id, with a project's additions and changes.
+
+    Args:
+        changes: The project's file of entries, which need to hold only what is different; it may be missing.
+
+    Raises:
+        ConfigError: An entry is wrong; names file, line and field.
+    """
+    ours = YamlSource(_EXTRACTORS)
+    if changes is None or not changes.exists():
+        return ours.parse_all(ExtractorSpec, ID_PATTERN)
+    source = YamlSource(changes)
+    source.content = _merged(ours.content, source.content)
+    return source.parse_all(ExtractorSpec, ID_PATTERN)
+
+
+def _merged(entry: Any, changes: Any) -> Any:
+    """Returns ``entry`` with what ``changes`` gives in its place, key by key."""
+    if not (isinstance(entry, Mapping) and isinstance(changes, Mapping)):
+        return changes
+    return {**entry, **{key: _merged(entry.get(key), value) for key, value in changes.items()}}
 
 
 def parse_entry(model: type[T], content: Any, origin: str) -> T:
@@ -283,11 +326,15 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
     extractor = run.embedding.extractor
     run_source.known("embedding", "extractor", name=extractor, entries=project.extractors, kind="extractor")
     run_source.known("distance", name=run.distance, entries=DISTANCES, kind="distance")
+    for position, name in enumerate(run.also_measure):
+        run_source.known("also_measure", position, name=name, entries=DISTANCES, kind="distance")
+    if run.distance in run.also_measure:
+        raise run_source.error(("also_measure",), f"names '{run.distance}', which is the distance already")
     run_source.known("backbone", name=run.backbone, entries=project.backbones, kind="backbone")
     inits = {*run.upstream, "csi", "scratch"}
     for position, name in enumerate(run.inits):
         run_source.known("inits", position, name=name, entries=inits, kind="init")
-    for key in ("upstream", "tasks", "inits", "seeds"):
+    for key in ("upstream", "tasks", "also_measure", "inits", "seeds"):
         values = getattr(run, key)
         if len(set(values)) != len(values):
             raise run_source.error((key,), "names something twice")

@@ -1,202 +1,233 @@
-"""Per-atom embeddings of a dataset's sample in HDF5, with the moments that CSI needs.
+"""Per-atom embeddings of a dataset's sample in HDF5, with the moments that CSI and its error bars need.
 
 Layout: ``features`` (atoms, d) float32; ``numbers`` (atoms,); ``ptr`` (structures + 1,), the atoms of structure i
 are ``ptr[i]:ptr[i + 1]``; ``index`` (structures,) in the LMDB file; ``multiplicity`` (structures,), how often the
-sample holds it; ``source`` and ``class`` (structures,); ``moments/count``, ``moments/mean`` (d,) and
-``moments/scatter`` (d, d) in float64, repetitions counted; attributes ``schema`` and ``provenance`` (JSON).
+sample holds it; ``source`` and ``class`` (structures,). The structures stand block by block, the blocks being random
+shares of them for resampling: those of block k are ``blocks/ptr[k]:blocks/ptr[k + 1]``.
+
+``moments/count``, ``moments/mean`` (d,) and ``moments/scatter`` are those of all atoms in float64, repetitions
+counted; ``blocks/count``, ``blocks/mean`` and ``blocks/scatter`` have one more axis in front, for the block. A
+scatter matrix is stored as its lower triangle, row by row, d (d + 1) / 2 numbers. Attributes: ``schema`` and
+``provenance`` (JSON).
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-import torch
 
-from atomcsi.config import ExtractorSpec, Sampling
 from atomcsi.errors import InputError
-from atomcsi.extractors.base import Extractor
-from atomcsi.files import atomic_path, digest, remove, resume_folder, versions
 from atomcsi.moments import Moments
-from atomcsi.progress import Progress
-from atomcsi.registry import EXTRACTORS, implementation, load
-from atomcsi.sampling import Sample, draw
-from atomcsi.structure_lmdb import StructureLMDB
+from atomcsi.sampling import Aggregation
 
-SCHEMA = "atomcsi.embeddings/1"
-
-
-def build_extractor(spec: ExtractorSpec, checkpoint: Path | None = None, device: str = "auto") -> Extractor:
-    """Returns the extractor that a catalogue entry describes.
-
-    Args:
-        spec: The entry.
-        checkpoint: Where the file of its option ``checkpoint`` is.
-        device: ``cpu``, ``cuda``, or ``auto``: a GPU if there is one.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    options = dict(spec.options) if checkpoint is None else {**spec.options, "checkpoint": checkpoint}
-    return load(EXTRACTORS, spec.implementation)(**options, device=device)
+SCHEMA = "atomcsi.embeddings/2"
+_REDUCE = {"mean": np.add, "sum": np.add, "max": np.maximum}
+#: Structures whose features are read at a time.
+_READ = 256
 
 
-def embed(
-    structures: StructureLMDB,
-    path: Path,
-    *,
-    extractor: Extractor,
-    name: str,
-    spec: ExtractorSpec,
-    sampling: Sampling,
-) -> None:
-    """Embeds a sample of the structures and writes features and moments.
-
-    The work is cut into chunks of ``spec.chunk`` structures. Each becomes a file of its own in the folder
-    ``<path>.parts``, so that an interrupted run resumes behind the last whole chunk, with the same result.
+class Embedding:
+    """Read access to an embedding file, as rows of features: one per atom, or one per structure.
 
     Args:
-        structures: The dataset's train split.
-        path: The HDF5 file to write.
-        extractor: What turns structures into features.
-        name: The extractor's id.
-        spec: Its entry, which it was built from.
-        sampling: Which structures are drawn.
+        path: The HDF5 file.
+        aggregation: ``flat``: every atom is a row, as in the paper; ``mean``, ``sum``, ``max``: every structure is,
+            with its atoms' features aggregated.
 
-    Raises:
-        InputError: No structure passes the sampling's filter.
-    """
-    eligible = _eligible(structures, extractor, sampling)
-    sample = draw(sampling.method, structures.classes[eligible], sampling.structures, sampling.seed)
-    sample = Sample(eligible[sample.indices], sample.multiplicity)
-    checkpoint = extractor.checkpoint
-    plan = {
-        "dataset": structures.metadata["provenance"]["dataset"],
-        "split": structures.metadata["provenance"]["split"],
-        "fingerprint": structures.metadata["fingerprint"],
-        "extractor": name,
-        "implementation": implementation(EXTRACTORS, spec.implementation),
-        "options": {key: value for key, value in spec.options.items() if key != "checkpoint"},
-        "checkpoint": None if checkpoint is None else digest(checkpoint, "sha256"),
-        "max_atoms": spec.max_atoms,
-        "chunk": spec.chunk,
-        "sampling": sampling.model_dump(),
-        "structures": len(structures),
-        "eligible": len(eligible),
-        "drawn": len(sample),
-        "versions": versions("torch", "numpy", "sevenn", "fairchem-core"),
-    }
-    parts = resume_folder(path.with_name(path.name + ".parts"), plan)
-
-    chunks = np.array_split(np.arange(len(sample.indices)), -(-len(sample.indices) // spec.chunk))
-    files = [parts / f"{position:06d}.h5" for position in range(len(chunks))]
-    done = sum(len(chunk) for chunk, file in zip(chunks, files, strict=True) if file.exists())
-    progress = Progress(f"embed {plan['dataset']}", total=len(sample.indices), unit="structures", done=done)
-    for chunk, file in zip(chunks, files, strict=True):
-        if not file.exists():
-            start = time.monotonic()
-            features = _features(structures, sample.indices[chunk], extractor, spec.max_atoms, progress)
-            with atomic_path(file) as temporary, h5py.File(temporary, "w") as part:
-                part["features"] = np.concatenate(features)
-                part.attrs["seconds"] = time.monotonic() - start
-    _assemble(path, files, structures, sample, extractor.dim, plan)
-    remove(parts)
-    progress.finish()
-
-
-def _eligible(structures: StructureLMDB, extractor: Extractor, sampling: Sampling) -> np.ndarray:
-    """Positions of the structures that the paper's filter and the extractor admit."""
-    admitted = {z for z in extractor.elements if z <= sampling.max_atomic_number}
-    natoms = structures.natoms
-    mask = natoms >= sampling.min_atoms
-    if not {int(z) for z in structures.metadata["elements"]} <= admitted:
-        allowed = np.zeros(256, bool)
-        allowed[sorted(admitted)] = True
-        mask &= np.fromiter((allowed[s.numbers].all() for s in structures), bool, len(structures))
-    if not mask.any():
-        problem = f"holds no structure with at least {sampling.min_atoms} atoms of the elements that are embedded"
-        raise InputError(structures.path, problem, mend="see `embedding` in the run config")
-    return np.flatnonzero(mask)
-
-
-def _features(
-    structures: StructureLMDB, indices: np.ndarray, extractor: Extractor, max_atoms: int, progress: Progress
-) -> list[np.ndarray]:
-    """Features of the structures at ``indices``, one (atoms, d) array each, in that order."""
-    natoms = structures.natoms[indices]
-    features: list[np.ndarray] = [np.empty(0)] * len(indices)
-    for batch in batches_by_atoms(natoms, max_atoms):
-        members = [structures[int(indices[position])] for position in batch]
-        for position, rows in zip(batch, extractor.features(members), strict=True):
-            features[position] = rows
-        progress.advance(len(batch))
-    return features
-
-
-def batches_by_atoms(natoms: np.ndarray, max_atoms: int) -> list[list[int]]:
-    """Cuts structures, sorted by size, into batches of at most ``max_atoms`` atoms, at least one structure each."""
-    batches: list[list[int]] = []
-    room = -1
-    for position in np.argsort(natoms, kind="stable").tolist():
-        size = int(natoms[position])
-        if room < size:
-            batches.append([])
-            room = max_atoms
-        batches[-1].append(position)
-        room -= size
-    return batches
-
-
-def _assemble(
-    path: Path, files: Sequence[Path], structures: StructureLMDB, sample: Sample, dim: int, plan: dict[str, Any]
-) -> None:
-    members = [structures[int(index)] for index in sample.indices]
-    natoms = np.array([len(structure) for structure in members])
-    atom_weights = np.repeat(sample.multiplicity, natoms)
-    moments, start, seconds = Moments.zero(dim), 0, 0.0
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        shape = (int(natoms.sum()), dim)
-        chunks = (min(shape[0], max(1, (1 << 20) // (4 * dim))), dim)
-        target = file.create_dataset("features", shape, "<f4", chunks=chunks, compression="gzip", compression_opts=1,
-                                     shuffle=True)  # fmt: skip
-        for part_path in files:
-            with h5py.File(part_path) as part:
-                rows = part["features"][:]
-                seconds += float(part.attrs["seconds"])
-            stop = start + len(rows)
-            target[start:stop] = rows
-            moments += Moments.of(rows, atom_weights[start:stop])
-            start = stop
-        file["numbers"] = np.concatenate([structure.numbers for structure in members])
-        file["ptr"] = np.concatenate([[0], np.cumsum(natoms)])
-        file["index"] = sample.indices
-        file["multiplicity"] = sample.multiplicity
-        file["source"] = [structure.source for structure in members]
-        file["class"] = [structure.label for structure in members]
-        file["moments/count"] = moments.count
-        file["moments/mean"] = moments.mean
-        file["moments/scatter"] = moments.scatter
-        file.attrs["schema"] = SCHEMA
-        file.attrs["provenance"] = json.dumps({**plan, "atoms": moments.count, "seconds": seconds})
-
-
-def read_moments(path: Path | str) -> tuple[Moments, dict[str, Any]]:
-    """Reads the moments and the provenance of an embedding file.
+    Attributes:
+        provenance: What was embedded and how.
+        dim: Number of features, d.
+        structures: Number of distinct structures.
+        blocks: Number of blocks of structures for resampling.
 
     Raises:
         InputError: The file is missing, damaged or of another schema.
     """
-    mend = "delete it and run again"
-    try:
-        with h5py.File(path) as file:
-            if file.attrs.get("schema") != SCHEMA:
-                raise InputError(path, f"holds no '{SCHEMA}'", mend=mend)
-            group = file["moments"]
-            moments = Moments(int(group["count"][()]), group["mean"][:], group["scatter"][:])
-            return moments, json.loads(file.attrs["provenance"])
-    except (OSError, KeyError) as error:
-        raise InputError(path, f"cannot be read: {error}", mend=mend) from error
+
+    def __init__(self, path: Path | str, aggregation: Aggregation = "flat") -> None:
+        self.path, self.aggregation = Path(path), aggregation
+        with self._file() as file:
+            self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
+            self.dim: int = file["features"].shape[1]
+            self.ptr: np.ndarray = file["ptr"][:]
+            self.multiplicity: np.ndarray = file["multiplicity"][:]
+            self._block_ptr: np.ndarray = file["blocks/ptr"][:]
+        self.structures, self.blocks = len(self.multiplicity), len(self._block_ptr) - 1
+
+    @property
+    def flat(self) -> bool:
+        """Whether a row is an atom."""
+        return self.aggregation == "flat"
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Moments of all rows."""
+        if self.flat:
+            with self._file() as file:
+                group = file["moments"]
+                return Moments(int(group["count"][()]), group["mean"][:], unpacked(group["scatter"][:]))
+        return Moments.merged(map(self.block_moments, range(self.blocks)), self.dim)
+
+    def block_moments(self, block: int) -> Moments:
+        """Moments of one block's rows; not kept, for they may be large."""
+        if self.flat:
+            with self._file() as file:
+                group = file["blocks"]
+                return Moments(int(group["count"][block]), group["mean"][block], unpacked(group["scatter"][block]))
+        members = self.row_blocks == block
+        return Moments.of(self._aggregated[members], self.row_weights[members])
+
+    def resampled(self, times: np.ndarray) -> Moments:
+        """Moments of the rows with each structure counted ``times`` times, shape (structures,), integers."""
+        if not self.flat:
+            return Moments.of(self._aggregated, times)
+        weights, found = np.repeat(times, np.diff(self.ptr)), Moments.zero(self.dim)
+        for start, rows in self._slices():
+            found += Moments.of(rows, weights[start : start + len(rows)])
+        return found
+
+    @cached_property
+    def row_weights(self) -> np.ndarray:
+        """How often each row counts, shape (rows,), integers."""
+        return np.repeat(self.multiplicity, np.diff(self.ptr)) if self.flat else self.multiplicity
+
+    @cached_property
+    def row_blocks(self) -> np.ndarray:
+        """Block of each row, shape (rows,)."""
+        of_structures = np.repeat(np.arange(self.blocks), np.diff(self._block_ptr))
+        return np.repeat(of_structures, np.diff(self.ptr)) if self.flat else of_structures
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """Atomic number of every atom, shape (atoms,)."""
+        with self._file() as file:
+            return file["numbers"][:]
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """Class of every structure, shape (structures,), text."""
+        with self._file() as file:
+            return file["class"].asstr()[:]
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """Features of the rows at ``indices`` (ascending), shape (indices, d), float32."""
+        if not self.flat:
+            return self._aggregated[indices]
+        found = np.empty((len(indices), self.dim), np.float32)
+        # Read in slices: HDF5 is slow at picking single rows, and the whole may not fit into memory.
+        for start, rows in self._slices():
+            low, high = np.searchsorted(indices, [start, start + len(rows)])
+            found[low:high] = rows[indices[low:high] - start]
+        return found
+
+    def sample(self, rows: int, seed: int) -> np.ndarray:
+        """Draws at most ``rows`` of the rows, without repetition; returns their indices, ascending."""
+        population = len(self.row_weights)
+        drawn = np.random.default_rng(seed).choice(population, min(rows, population), replace=False)
+        return np.sort(drawn)
+
+    @cached_property
+    def _aggregated(self) -> np.ndarray:
+        ufunc, parts = _REDUCE[self.aggregation], []
+        for start, rows in self._slices():
+            first, stop = np.searchsorted(self.ptr, [start, start + len(rows)])
+            parts.append(ufunc.reduceat(rows, self.ptr[first:stop] - start, axis=0, dtype=np.float32))
+        found = np.concatenate(parts)
+        return found / np.diff(self.ptr)[:, None].astype(np.float32) if self.aggregation == "mean" else found
+
+    def _slices(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields the features of some structures at a time, with the index of the first atom."""
+        with self._file() as file:
+            for structure in range(0, self.structures, _READ):
+                start, stop = self.ptr[structure], self.ptr[min(structure + _READ, self.structures)]
+                yield int(start), file["features"][start:stop]
+
+    @contextmanager
+    def _file(self) -> Iterator[h5py.File]:
+        mend = "delete it and run again"
+        try:
+            with h5py.File(self.path, "r") as file:
+                if file.attrs.get("schema") != SCHEMA:
+                    raise InputError(self.path, f"holds no '{SCHEMA}'", mend=mend)
+                yield file
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise InputError(self.path, f"cannot be read: {error}", mend=mend) from error
+
+
+class EmbeddingWriter:
+    """Writes an embedding file in one pass over the features, whose number of rows memory does not depend on.
+
+    Args:
+        file: The open HDF5 file.
+        ptr: First atom of every structure and the end, shape (structures + 1,); the structures stand block by block.
+        block_ptr: First structure of every block and the end, shape (blocks + 1,).
+        multiplicity: How often each structure counts, shape (structures,).
+        dim: Features per atom.
+    """
+
+    def __init__(
+        self, file: h5py.File, *, ptr: np.ndarray, block_ptr: np.ndarray, multiplicity: np.ndarray, dim: int
+    ) -> None:
+        self._file, self._dim, self._written = file, dim, 0
+        self._weights = np.repeat(multiplicity, np.diff(ptr))
+        self._ends = ptr[block_ptr[1:]].tolist()
+        self._block, self._total = Moments.zero(dim), Moments.zero(dim)
+        shape, blocks = (int(ptr[-1]), dim), len(block_ptr) - 1
+        chunks = (min(shape[0], max(1, (1 << 20) // (4 * dim))), dim)
+        file.create_dataset("features", shape, "<f4", chunks=chunks, compression="gzip", compression_opts=1,
+                            shuffle=True)  # fmt: skip
+        file["ptr"], file["multiplicity"], file["blocks/ptr"] = ptr, multiplicity, block_ptr
+        for name, size in (("count", ()), ("mean", (dim,)), ("scatter", (dim * (dim + 1) // 2,))):
+            file.create_dataset(f"blocks/{name}", (blocks, *size), "<i8" if name == "count" else "<f8")
+
+    def append(self, rows: np.ndarray) -> None:
+        """Appends the features of the next atoms, shape (atoms, dim)."""
+        start, stop = self._written, self._written + len(rows)
+        self._file["features"][start:stop] = rows
+        while start < stop:
+            end = min(self._ends[0], stop)
+            self._block += Moments.of(rows[start - self._written : end - self._written], self._weights[start:end])
+            if end == self._ends[0]:
+                self._close_block()
+            start = end
+        self._written = stop
+
+    def finish(self, provenance: dict[str, Any]) -> None:
+        """Writes what is known only when all features are there."""
+        group = self._file.create_group("moments")
+        group["count"], group["mean"] = self._total.count, self._total.mean
+        group["scatter"] = packed(self._total.scatter)
+        self._file.attrs["schema"] = SCHEMA
+        self._file.attrs["provenance"] = json.dumps({**provenance, "atoms": self._total.count})
+
+    def _close_block(self) -> None:
+        group = self._file["blocks"]
+        position = len(group["count"]) - len(self._ends)
+        group["count"][position], group["mean"][position] = self._block.count, self._block.mean
+        group["scatter"][position] = packed(self._block.scatter)
+        self._total += self._block
+        self._block = Moments.zero(self._dim)
+        self._ends.pop(0)
+
+
+def packed(matrix: np.ndarray) -> np.ndarray:
+    """Returns the lower triangle of a symmetric (d, d) matrix, row by row."""
+    return np.concatenate([row[: i + 1] for i, row in enumerate(matrix)])
+
+
+def unpacked(triangle: np.ndarray) -> np.ndarray:
+    """Returns the symmetric (d, d) matrix of :func:`packed`."""
+    dim = round((np.sqrt(8 * len(triangle) + 1) - 1) / 2)
+    matrix, start = np.empty((dim, dim)), 0
+    for i in range(dim):
+        row = triangle[start : start + i + 1]
+        matrix[i, : i + 1] = matrix[: i + 1, i] = row
+        start += i + 1
+    return matrix

@@ -29,15 +29,26 @@ READERS = {
     "user": "atomcsi.readers.user:UserReader@1",
 }
 EXTRACTORS = {
+    "chgnet": "atomcsi.extractors.chgnet:ChgnetExtractor@1",
     "composition": "atomcsi.extractors.composition:CompositionExtractor@1",
     "equiformer-v2": "atomcsi.extractors.equiformer_v2:EquiformerV2Extractor@1",
-    "sevennet": "atomcsi.extractors.sevennet:SevenNetExtractor@1",
+    "gemnet-oc": "atomcsi.extractors.gemnet_oc:GemNetOCExtractor@1",
+    "sevennet": "atomcsi.extractors.sevennet:SevenNetExtractor@2",
 }
-DISTANCES = {"frechet": "atomcsi.distances.frechet:frechet@1"}
+DISTANCES = {
+    "coverage": "atomcsi.distances.coverage:Coverage@1",
+    "elements": "atomcsi.distances.elements:Elements@1",
+    "energy": "atomcsi.distances.energy:Energy@1",
+    "frechet": "atomcsi.distances.frechet:Frechet@2",
+    "frechet-invariant": "atomcsi.distances.frechet_invariant:InvariantFrechet@1",
+    "kid": "atomcsi.distances.kid:Kid@1",
+    "mmd": "atomcsi.distances.mmd:RbfMmd@1",
+    "sliced-wasserstein": "atomcsi.distances.sliced_wasserstein:SlicedWasserstein@1",
+}
 BACKBONES = {"gemnet-oc": "atomcsi.models.gemnet_oc:GemNetOC@1"}
 
 #: Versions of the steps around them, raised for the same reason.
-STEPS = {"convert": 2, "embed": 2, "train": 2}
+STEPS = {"convert": 2, "embed": 2, "measure": 1, "mix": 1, "effective_rank": 1, "train": 2}
 
 
 def implementation(registry: Mapping[str, str], name: str) -> str:

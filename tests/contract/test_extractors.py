@@ -10,8 +10,10 @@ from ase.build import fcc111, molecule
 
 from atomcsi.errors import AtomcsiError, ConfigError
 from atomcsi.extractors.base import Extractor
+from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.registry import EXTRACTORS, load
 from atomcsi.structure import Structure
+from atomcsi.training.model_files import save_model
 
 #: Relative to the largest feature. float32 gives 1e-6; EquiformerV2 sees each edge in a random frame, which its grids
 #: turn into differences of 2e-5 in this small model.
@@ -34,6 +36,10 @@ EQUIFORMER = {
     "max_radius": 8.0,
     "norm_type": "layer_norm_sh",
     "regress_forces": True,
+}
+GEMNET = {
+    "implementation": "gemnet-oc",
+    "settings": {"num_blocks": 1, "emb_size_atom": 8, "emb_size_edge": 8, "num_radial": 8, "cutoff": 6.0},
 }
 
 
@@ -58,7 +64,15 @@ def options(tmp_path_factory):
     state = EquiformerV2Backbone(**EQUIFORMER).state_dict()
     config = {"model": {"name": "equiformer_v2", **EQUIFORMER}}
     torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}, "config": config}, checkpoint)
-    return {"composition": {}, "sevennet": {}, "equiformer-v2": {"checkpoint": checkpoint}}
+    pretrained = tmp_path_factory.mktemp("pretrained")
+    save_model(pretrained, Potential(build_backbone(GEMNET)), {"backbone": GEMNET})
+    return {
+        "chgnet": {},
+        "composition": {},
+        "equiformer-v2": {"checkpoint": checkpoint},
+        "gemnet-oc": {"checkpoint": pretrained / "model.safetensors"},
+        "sevennet": {},
+    }
 
 
 @pytest.fixture(scope="module", params=sorted(EXTRACTORS))
@@ -107,6 +121,11 @@ def test_features_ignore_translation(extractor, structures):
         each.positions = each.positions + np.array([1.0, -2.0, 0.5])
     for rows, expected in zip(extractor.features(structures), before, strict=True):
         np.testing.assert_allclose(rows, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+def test_edges_are_counted(extractor, structures):
+    """None without a graph; else all pairs of a molecule that is smaller than the cutoff, both ways."""
+    assert extractor.count_edges(structures[2]) == (3 * 2 if extractor.cutoff else 0)
 
 
 def test_isolated_atoms(extractor):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from atomcsi.config import Project, TrainSettings, load_project, missing_checkpoint
+from atomcsi.config import Project, TrainSettings, extractor_catalogue, load_project, missing_checkpoint
 from atomcsi.errors import ConfigError
 
 
@@ -56,11 +56,14 @@ def catalogue(tmp_path, repository):
         ("tasks.yaml", "force_weight: 1\n", "force_weight: 0\n", r"finetune: energy_weight and force_weight are both 0"),
         ("datasets.yaml", "properties: {U0:", "properties: {U9:", r"qm9-mini.properties.U9: unknown property 'U9'; did you mean 'U'"),
         ("datasets.yaml", "val: 100, test: 100, seed: 42}\n", "val: 100, seed: 42}\n", r"dataset 'rmd17-mini' has no test split"),
-        ("extractors.yaml", "features: full", "featurs: full", r"unknown option 'featurs' of equiformer-v2; did you mean 'features'"),
+        ("extractors.yaml", "{checkpoint:", "{featurs: full, checkpoint:", r"extractors.yaml:\d+: equiformer-v2: unknown option 'featurs' of equiformer-v2; did you mean 'features'"),
         ("backbones/gemnet-oc-tiny.yaml", "cutoff:", "cutof:", r"unknown setting 'cutof' of gemnet-oc; did you mean 'cutoff'"),
         ("tasks.yaml", "target: U0", "target: U1", r"qm9-mini-u0.target: unknown target 'U1'"),
         ("tasks.yaml", "unit: meV\n", "unit: meV/angstrom\n", r"unit: 'meV/angstrom' is no unit of U0"),
-        ("extractors.yaml", "implementation: sevennet", "implementation: sevenet", r"did you mean 'sevennet'"),
+        ("extractors.yaml", "\ngemnet-oc:", "\nmine: {implementation: sevenet}\ngemnet-oc:", r"extractors.yaml:\d+: mine: .* did you mean 'sevennet'"),
+        ("extractors.yaml", "\ngemnet-oc:", "\nsevennet-0: {max_edges: 0}\ngemnet-oc:", r"extractors.yaml:\d+: sevennet-0.max_edges: .*greater than 0"),
+        ("extractors.yaml", "\ngemnet-oc:", "\nsevennet-1:\n  chunk: 3\ngemnet-oc:", r"extractors.yaml:\d+: sevennet-1.implementation: Field required"),
+        ("extractors.yaml", "\ngemnet-oc:", "\nsevennet-0: 3\ngemnet-oc:", r"extractors.yaml:\d+: sevennet-0: .*not 3"),
         ("backbones/gemnet-oc-tiny.yaml", "implementation: gemnet-oc", "implementation: gemnet", r"did you mean 'gemnet-oc'"),
     ],
 )  # fmt: skip
@@ -85,6 +88,23 @@ def test_a_missing_checkpoint_is_told_but_stops_nothing_before_embedding(catalog
     assert re.search(r"extractors.yaml:\d+: equiformer-v2.options.checkpoint: no such file: resources/check", problem)
     demo = repository / "config" / "demo.yaml"
     assert missing_checkpoint(load_project(path=demo, root=repository), demo, repository) is None
+
+
+def test_extractors_come_with_the_package(tmp_path):
+    known = extractor_catalogue()
+    assert extractor_catalogue(tmp_path / "none.yaml") == known
+    assert {"sevennet-0", "chgnet", "equiformer-v2", "gemnet-oc", "composition"} == known.keys()
+
+
+def test_a_project_changes_and_adds_extractors(tmp_path):
+    path = tmp_path / "extractors.yaml"
+    path.write_text("equiformer-v2: {options: {checkpoint: x.pt}, chunk: 9}\nmine: {implementation: composition}\n")
+    known, found = extractor_catalogue(), extractor_catalogue(path)
+    assert found.keys() == known.keys() | {"mine"}
+    equiformer, ours = found.pop("equiformer-v2"), known.pop("equiformer-v2")
+    assert equiformer.options == {**ours.options, "checkpoint": "x.pt"}
+    assert (equiformer.max_atoms, equiformer.chunk) == (ours.max_atoms, 9)
+    assert {name: found[name] for name in known} == known
 
 
 def test_missing_config(tmp_path):

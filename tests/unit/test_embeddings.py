@@ -1,15 +1,14 @@
-import functools
-import operator
-
 import h5py
 import numpy as np
 import pytest
 
 from atomcsi.config import ExtractorSpec, Sampling
-from atomcsi.embeddings import batches_by_atoms, embed, read_moments
+from atomcsi.embed import embed
+from atomcsi.embeddings import Embedding, packed, unpacked
 from atomcsi.errors import InputError
 from atomcsi.extractors.base import Extractor
 from atomcsi.extractors.composition import CompositionExtractor
+from atomcsi.moments import Moments
 
 SAMPLING = Sampling(method="balanced", structures=30)
 
@@ -54,8 +53,9 @@ def test_features_and_moments(toy_lmdb, tmp_path):
         np.testing.assert_allclose(found["features"][start:stop], expected, rtol=1e-6)
         rows += [expected] * found["multiplicity"][position]
     rows = np.concatenate(rows)
-    moments, provenance = read_moments(tmp_path / "x.h5")
-    assert moments.count == len(rows) == provenance["atoms"]
+    embedding = Embedding(tmp_path / "x.h5")
+    moments = embedding.moments
+    assert moments.count == len(rows) == embedding.provenance["atoms"]
     np.testing.assert_allclose(moments.mean, rows.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(moments.covariance, np.cov(rows, rowvar=False), rtol=1e-6)
 
@@ -82,9 +82,8 @@ def test_an_interrupted_embedding_goes_on(toy_lmdb, tmp_path, stop_after):
     assert total - stop_after <= rest.seen <= total - stop_after + 7
     for name, value in contents(tmp_path / "whole.h5").items():
         np.testing.assert_array_equal(contents(tmp_path / "x.h5")[name], value)
-    assert (
-        read_moments(tmp_path / "x.h5")[0].scatter.tolist() == read_moments(tmp_path / "whole.h5")[0].scatter.tolist()
-    )
+    resumed, whole = (Embedding(tmp_path / name).moments.scatter for name in ("x.h5", "whole.h5"))
+    assert resumed.tolist() == whole.tolist()
     assert not (tmp_path / "x.h5.parts").exists()
 
 
@@ -118,27 +117,78 @@ def test_composition(toy_lmdb, tmp_path):
     sampling = Sampling(method="random", structures=4)
     run(store, tmp_path / "x.h5", extractor, sampling=sampling)
     counts = np.bincount(np.concatenate([s.numbers for s in store]), minlength=119)
-    mean = read_moments(tmp_path / "x.h5")[0].mean
+    mean = Embedding(tmp_path / "x.h5").moments.mean
     assert sorted(mean[mean > 0].tolist()) == pytest.approx(sorted((counts[counts > 0] / counts.sum()).tolist()))
-
-
-def test_batches_by_atoms():
-    natoms = np.array([5, 30, 1, 9, 9, 2])
-    batches = batches_by_atoms(natoms, 12)
-    assert sorted(functools.reduce(operator.iadd, batches, [])) == list(range(6))
-    assert all(natoms[batch].sum() <= 12 or len(batch) == 1 for batch in batches)
-    assert len(batches) == 4
 
 
 def test_damaged_files(tmp_path, toy_lmdb):
     with pytest.raises(InputError, match="cannot be read"):
-        read_moments(tmp_path / "none.h5")
+        Embedding(tmp_path / "none.h5")
     run(toy_lmdb(8), tmp_path / "x.h5", Counting())
     whole = (tmp_path / "x.h5").read_bytes()
     (tmp_path / "cut.h5").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"cut.h5: cannot be read: .*truncated"):
-        read_moments(tmp_path / "cut.h5")
+        Embedding(tmp_path / "cut.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
     with pytest.raises(InputError, match=r"holds no 'atomcsi\.embeddings"):
-        read_moments(tmp_path / "other.h5")
+        Embedding(tmp_path / "other.h5")
+
+
+def rows_of(generator, sizes, dim=3):
+    return [generator.normal(size=(size, dim)) for size in sizes]
+
+
+def test_blocks_merge_to_the_whole(embedding):
+    generator = np.random.default_rng(0)
+    structures = rows_of(generator, generator.integers(1, 9, size=30))
+    multiplicity = generator.integers(1, 4, size=30)
+    file = embedding(structures, blocks=6, multiplicity=multiplicity)
+    parts = [file.block_moments(block) for block in range(6)]
+    for block, part in enumerate(parts):
+        members = slice(5 * block, 5 * block + 5)
+        rows = np.concatenate(structures[members]).astype("f4")
+        weights = np.repeat(multiplicity[members], [len(s) for s in structures[members]])
+        assert part.count == weights.sum()
+        np.testing.assert_allclose(part.covariance, np.cov(rows, rowvar=False, fweights=weights), rtol=1e-6)
+    merged = Moments.merged(parts, 3)
+    assert merged.count == file.moments.count == file.row_weights.sum()
+    np.testing.assert_allclose(merged.scatter, file.moments.scatter, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("aggregation", "function"), [("mean", np.mean), ("sum", np.sum), ("max", np.max)])
+def test_aggregation(embedding, aggregation, function):
+    generator = np.random.default_rng(1)
+    structures = rows_of(generator, generator.integers(1, 9, size=600))
+    file = embedding(structures, blocks=4, aggregation=aggregation)
+    expected = np.stack([function(rows.astype("f4"), axis=0) for rows in structures])
+    np.testing.assert_allclose(file.rows(np.arange(600)), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(file.moments.covariance, np.cov(expected, rowvar=False), rtol=1e-4)
+    np.testing.assert_allclose(file.block_moments(1).mean, expected[150:300].mean(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_single_rows(embedding):
+    structures = rows_of(np.random.default_rng(2), [3] * 700)
+    file = embedding(structures)
+    drawn = file.sample(50, seed=0)
+    assert len(set(drawn.tolist())) == 50 and drawn.tolist() == sorted(drawn) == file.sample(50, seed=0).tolist()
+    np.testing.assert_array_equal(file.rows(drawn), np.concatenate(structures).astype("f4")[drawn])
+    assert file.sample(10_000, seed=0).tolist() == list(range(2100))
+    assert file.row_blocks[drawn].tolist() == (drawn // 105).tolist()
+
+
+def test_resampled_structures(embedding):
+    structures = rows_of(np.random.default_rng(3), [2, 4, 1] * 200)
+    times = np.random.default_rng(4).integers(0, 3, size=600)
+    repeated = np.concatenate([rows for rows, n in zip(structures, times, strict=True) for _ in range(n)])
+    found = embedding(structures).resampled(times)
+    np.testing.assert_allclose(found.covariance, np.cov(repeated, rowvar=False), rtol=1e-5)
+    mean = np.repeat([rows.mean(axis=0) for rows in structures], times, axis=0).mean(axis=0)
+    np.testing.assert_allclose(embedding(structures, aggregation="mean").resampled(times).mean, mean, atol=1e-6)
+
+
+def test_packed():
+    matrix = np.cov(np.random.default_rng(5).normal(size=(9, 30)))
+    assert packed(matrix).tolist() == matrix[np.tril_indices(9)].tolist()
+    assert unpacked(packed(matrix)).tolist() == matrix.tolist()
+    assert unpacked(packed(np.array([[2.0]]))).tolist() == [[2.0]]

@@ -11,10 +11,16 @@ from scipy.spatial.transform import Rotation
 
 from atomcsi.errors import ConfigError, InputError
 from atomcsi.extractors import equiformer_v2
+from atomcsi.extractors.chgnet import ChgnetExtractor
 from atomcsi.extractors.composition import CompositionExtractor
 from atomcsi.extractors.equiformer_v2 import SETTINGS_31M, EquiformerV2Extractor
+from atomcsi.extractors.gemnet_oc import GemNetOCExtractor
 from atomcsi.extractors.sevennet import SevenNetExtractor
+from atomcsi.files import write_json
+from atomcsi.models.batch import collate
+from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.structure import Structure
+from atomcsi.training.model_files import SCHEMA, load_backbone, read_card, save_model
 
 # isort: split
 from fairchem.core.models.equiformer_v2.equiformer_v2 import EquiformerV2Backbone
@@ -89,6 +95,69 @@ class TestSevenNet:
 
     def test_elements(self, extractor):
         assert len(extractor.elements) == 89  # MPtrj's; the model card of 7net-0
+
+
+class TestChgnet:
+    def test_equals_chgnet(self):
+        """What its own prediction from a pymatgen structure tells."""
+        from chgnet.model.model import CHGNet
+        from pymatgen.io.ase import AseAtomsAdaptor
+
+        members = [crystal(), molecule("CH3CH2OH", vacuum=10.0, pbc=True)]
+        model = CHGNet.load(use_device="cpu", verbose=False)
+        extractor = ChgnetExtractor()
+        for atoms, found in zip(members, extractor.features([structure(a) for a in members]), strict=True):
+            expected = model.predict_structure(AseAtomsAdaptor.get_structure(atoms), return_atom_feas=True)["atom_fea"]
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+    def test_rotation(self):
+        before, after = molecule("CH3CH2OH"), molecule("CH3CH2OH")
+        after.positions = after.positions @ Rotation.random(rng=np.random.default_rng(0)).as_matrix().T
+        expected, found = ChgnetExtractor().features([structure(before), structure(after)])
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+    def test_elements(self):
+        from chgnet.model.model import CHGNet
+
+        model = CHGNet.load(use_device="cpu", verbose=False)
+        assert len(ChgnetExtractor.elements) == model.atom_embedding.embedding.num_embeddings
+
+
+class TestGemNetOC:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        torch.manual_seed(0)
+        backbone = {
+            "implementation": "gemnet-oc",
+            "settings": {"num_blocks": 1, "emb_size_atom": 8, "emb_size_edge": 8, "cutoff": 5.0, "max_neighbors": 9},
+        }
+        save_model(tmp_path, Potential(build_backbone(backbone)), {"backbone": backbone})
+        return tmp_path
+
+    def test_features_are_those_of_the_pretrained_backbone(self, folder):
+        settings = read_card(folder)["backbone"]
+        backbone = build_backbone(settings)
+        load_backbone(backbone, folder)
+        members = [structure(molecule("CH3CH2OH")), structure(molecule("H2O"))]
+        extractor = GemNetOCExtractor(checkpoint=folder / "model.safetensors")
+        assert (extractor.dim, extractor.cutoff, extractor.max_neighbors) == (16, 5.0, 9)
+        with torch.no_grad():
+            expected = backbone(collate(members, vacuum=6.0)).node.numpy()
+        assert np.array_equal(np.concatenate(extractor.features(members)), expected)
+        assert GemNetOCExtractor(checkpoint=folder).checkpoint == folder / "model.safetensors"
+
+    def test_other_files(self, folder):
+        with pytest.raises(InputError, match=r"jmp-s\.pt: is no model .*name the 'model\.safetensors'"):
+            GemNetOCExtractor(checkpoint=folder / "jmp-s.pt")
+        (folder / "model.safetensors").write_bytes(b"x")
+        with pytest.raises(InputError, match=r"model\.safetensors: cannot be read"):
+            GemNetOCExtractor(checkpoint=folder)
+        write_json(folder / "model.json", SCHEMA, {"backbone": {"implementation": "schnet"}})
+        with pytest.raises(InputError, match=r"model\.json: tells of a schnet \(GemNet-OC is needed\)"):
+            GemNetOCExtractor(checkpoint=folder)
+        (folder / "model.json").unlink()
+        with pytest.raises(InputError, match=r"model\.json: is missing"):
+            GemNetOCExtractor(checkpoint=folder)
 
 
 def published(path, model, *, config=None, extra=None):
@@ -168,6 +237,16 @@ class TestCheckpoints:
         assert not np.array_equal(first, second)
         np.testing.assert_allclose(first, second, rtol=0, atol=1e-4)
 
+    def test_bf16(self, path):
+        """Its 8 bits of mantissa are 0.4 % per number; positions in them would give features of other structures."""
+        far = crystal() * (2, 2, 1)  # positions of up to 20 Angstrom, which bf16 rounds to 0.1
+        full, half = (
+            EquiformerV2Extractor(checkpoint=path, precision=precision).features([structure(far)])[0]
+            for precision in ("float32", "bf16")
+        )
+        assert half.dtype == np.float32
+        assert 1e-4 < np.linalg.norm(half - full) / np.linalg.norm(full) < 0.01
+
     def test_numpy_scalars_of_numpy_1(self, path):
         """Their pickles name numpy.core, which numpy 2 renamed."""
         content = torch.load(path, weights_only=True)
@@ -243,9 +322,11 @@ class TestCheckpoints:
         with pytest.raises(InputError, match=re.escape(problem)):
             EquiformerV2Extractor(checkpoint=path)
 
-    def test_unknown_features(self, path):
-        with pytest.raises(ConfigError, match="invariant"):
-            EquiformerV2Extractor(checkpoint=path, features="scalar")
+    def test_unknown_options(self, path):
+        with pytest.raises(ConfigError, match=r"unknown features 'invarant' .* did you mean 'invariant'\?"):
+            EquiformerV2Extractor(checkpoint=path, features="invarant")
+        with pytest.raises(ConfigError, match="unknown precision 'fp8' of equiformer-v2; known: bf16, float32"):
+            EquiformerV2Extractor(checkpoint=path, precision="fp8")
 
     def test_reading_leaves_no_trust_behind(self, path):
         EquiformerV2Extractor(checkpoint=path)

@@ -39,3 +39,17 @@ def test_a_large_mean_costs_no_precision():
 def test_single_row_and_single_column():
     assert Moments.of(np.ones((1, 3))).covariance.tolist() == np.zeros((3, 3)).tolist()
     np.testing.assert_allclose(Moments.of(np.array([[1.0], [3.0]])).covariance, [[2.0]])
+
+
+def test_rows_are_taken_in_slices():
+    """More rows than a slice holds, some without weight."""
+    rows = np.random.default_rng(4).normal(size=(10_000, 2)) @ np.array([[1.0, 0.3], [0.0, 2.0]])
+    weights = np.arange(10_000) % 3
+    moments = Moments.of(rows, weights)
+    assert moments.count == weights.sum()
+    np.testing.assert_allclose(moments.covariance, np.cov(rows, rowvar=False, fweights=weights), rtol=1e-11)
+
+
+def test_leading_features():
+    rows = np.random.default_rng(5).normal(size=(30, 4))
+    np.testing.assert_allclose(Moments.of(rows).leading(2).covariance, Moments.of(rows[:, :2]).covariance, rtol=1e-12)

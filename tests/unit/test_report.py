@@ -12,7 +12,7 @@ from atomcsi.files import write_json
 from atomcsi.report.figures import FIGURES, draw
 from atomcsi.report.outcome import (
     Errors,
-    Tables,
+    chance,
     correlations,
     csi_against_mae,
     judge,
@@ -24,12 +24,15 @@ from atomcsi.report.outcome import (
     summarise,
     verdict,
 )
-from atomcsi.report.page import badge, costs, duration, merged_versions, write_report
-from atomcsi.selection import SELECTION_SCHEMA, select
+from atomcsi.report.page import badge, best_mixes, costs, duration, merged_versions, other_distances, write_report
+from atomcsi.report.tables import Tables
+from atomcsi.selection import SCHEMA as SELECTION_SCHEMA
+from atomcsi.selection import select
 
 UPSTREAMS = ["near", "middle", "far"]
 TASKS = {"drug-forces": "drug", "salt-forces": "salt"}
 CSI = {"drug": [10.0, 20.0, 400.0], "salt": [30.0, 31.5, 90.0]}
+P_BEST = {"drug": [0.99999, 0.00001, 0.0], "salt": [0.62, 0.38, 0.0]}
 #: CSI is right for the drug, beyond the noise; for the salt it misses `middle`, within the noise.
 MAE = {
     "drug-forces": {"near": [10, 12, 14], "middle": [15, 16, 20], "far": [30, 33, 36], "scratch": [24, 24, 24]},
@@ -40,8 +43,11 @@ MAE = {
 def make_tables(seeds: int = 3) -> Tables:
     csi = pd.DataFrame(
         [
-            {"extractor": "composition", "distance": "frechet", "upstream": upstream, "downstream": downstream}
-            | {"value": value, "mean_term": value / 2, "covariance_term": value / 2}
+            {"extractor": "composition", "aggregation": "flat", "distance": "frechet"}
+            | {"upstream": upstream, "downstream": downstream}
+            | {"value": value + 1, "estimate": value, "corrected": value, "low": value - 2, "high": value + 2}
+            | {"p_best": p_best, "beyond_best": value - values[0], "beyond_best_low": 0.0, "beyond_best_high": 0.0}
+            | {"value_half": value + 2, "value_quarter": value + 4}
             | {
                 "upstream_structures": 200,
                 "downstream_structures": 50,
@@ -51,7 +57,31 @@ def make_tables(seeds: int = 3) -> Tables:
                 "downstream_embedding_seconds": 1.5,
             }
             for downstream, values in CSI.items()
+            for upstream, value, p_best in zip(UPSTREAMS, values, P_BEST[downstream], strict=True)
+        ]
+    )
+    others = csi.assign(distance="energy", estimate=[3.0, 2.0, 9.0] * 2)
+    elements = pd.DataFrame(
+        [
+            {"extractor": "composition", "aggregation": "flat", "distance": "frechet", "downstream": downstream}
+            | {"upstream": upstream, "symbol": symbol, "upstream_share": 0.5, "downstream_share": 0.5}
+            | {"upstream_csi": value * share, "downstream_csi": value / 2}
+            for downstream, values in CSI.items()
             for upstream, value in zip(UPSTREAMS, values, strict=True)
+            for symbol, share in (("H", 0.3), ("O", 0.7))
+        ]
+    )
+    mixes = {"best": (8.0, [0.7, 0.3, 0.0]), "equal": (60.0, [0.3, 0.3, 0.4])}
+    mixtures = pd.DataFrame(
+        [
+            {"extractor": "composition", "downstream": "drug", "mix": mix, "csi": csi_of_mix, "upstream": upstream}
+            | {"weight": weight, "structures": 100 * weight}
+            for mix, (csi_of_mix, weights) in mixes.items()
+            for upstream, weight in zip(UPSTREAMS, weights, strict=True)
+        ]
+        + [
+            {"downstream": "drug", "mix": f"only {upstream}", "csi": value, "upstream": upstream, "weight": 1.0}
+            for upstream, value in zip(UPSTREAMS, CSI["drug"], strict=True)
         ]
     )
     finetuning = pd.DataFrame(
@@ -85,7 +115,18 @@ def make_tables(seeds: int = 3) -> Tables:
     pretraining = pd.DataFrame(
         [{"init": card["dataset"], "val_loss": 1.0} | {name: card[name] for name in columns} for card in cards]
     )
-    return Tables(csi, [select(csi, downstream) for downstream in CSI], finetuning, pretraining, cards)
+    return Tables(csi, selections(csi), finetuning, pretraining, cards, others, elements, mixtures)
+
+
+def selections(csi: pd.DataFrame) -> list[dict[str, object]]:
+    """The choices that the records of a table lead to, NaN being unknown."""
+    found = []
+    for downstream in CSI:
+        rows = csi[csi["downstream"] == downstream].sort_values(["estimate", "upstream"])
+        rows = rows.astype(object).where(rows.notna(), None)
+        names = {"downstream": downstream, "extractor": "composition", "aggregation": "flat", "distance": "frechet"}
+        found.append(select({**names, "upstreams": rows.to_dict("records")}))
+    return found
 
 
 def make_project(scale: str = "demo", extractor: str = "sevennet", title: str = "A run") -> Project:
@@ -264,12 +305,14 @@ def test_figures_repeat_and_keep_their_table(name, tables, tmp_path):
 
 
 def test_the_csi_matrix_needs_no_training(tables, tmp_path):
-    tables.csi.to_csv(tmp_path / "csi.csv", index=False)
+    pd.concat([tables.csi, tables.others]).to_csv(tmp_path / "csi.csv", index=False)
+    tables.elements.to_csv(tmp_path / "elements.csv", index=False)
     paths = []
     for selection in tables.selections:
         paths.append(tmp_path / f"{selection['downstream']}.json")
         write_json(paths[-1], SELECTION_SCHEMA, selection)
-    draw("csi-matrix", Tables.read(csi=tmp_path / "csi.csv", selections=paths), tmp_path / "a.svg")
+    read = Tables.read(csi=tmp_path / "csi.csv", selections=paths, elements=tmp_path / "elements.csv")
+    draw("csi-matrix", read, tmp_path / "a.svg")
     draw("csi-matrix", tables, tmp_path / "b.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
@@ -342,7 +385,11 @@ def test_the_page_holds_everything_and_loads_nothing(tables, tmp_path):
         "pretrains only what it chose: 3.25 min, embedding included, instead of 9.00 min of pretraining.",
         "In the demo, ani1x-mini",
         "2.00 times as much.",
-        "1.05 times as much: a close call.",
+        "CSI 10.0 (8.00 to 12.0); the runner-up, middle, has 20.0 (18.0 to 22.0), 2.00 times as much.",
+        "with a probability of more than 99.9%.",
+        "with a probability of 62%: a close call.",
+        "drug energy distance middle 2.00",
+        "70 of near; 30 of middle",
         "1 of 10 cases",
         "atomcsi: 0.1.0",
         "learning_rate: 0.001",
@@ -362,10 +409,29 @@ def test_gaps_and_single_seeds(tmp_path):
     tables = make_tables(seeds=1)
     runs, csi = tables.finetuning.copy(), tables.csi.copy()
     runs = runs[runs["init"] != "far"]
-    csi.loc[csi["upstream"] == "far", "value"] = math.nan
-    csi.loc[0, "value"] = 0.0
-    selections = [select(csi, downstream) for downstream in CSI]
+    csi.loc[csi["upstream"] == "far", ["value", "estimate"]] = math.nan
+    csi.loc[0, ["value", "estimate"]] = 0.0
+    csi[["corrected", "low", "high", "p_best"]] = math.nan
     runs = runs[runs["task"] == "drug-forces"]
-    text = write_page(dataclasses.replace(tables, finetuning=runs, csi=csi, selections=selections), tmp_path)
+    text = write_page(dataclasses.replace(tables, finetuning=runs, csi=csi, selections=selections(csi)), tmp_path)
     words = " ".join(" ".join(Page(text).text).split())
     assert "≈ best of 2, one seed only" in words and "not judged" in words and "nan" not in words.split("isNaN")[0]
+
+
+def test_other_distances_and_mixes(tables):
+    rows = {(row["downstream"], row["distance"]): row for row in other_distances(tables)}
+    assert (rows["drug", "frechet"]["upstream"], rows["drug", "frechet"]["agrees"]) == ("near", True)
+    assert (rows["drug", "energy"]["upstream"], rows["drug", "energy"]["agrees"]) == ("middle", False)
+    (mix,) = best_mixes(tables)
+    assert (mix["single"], mix["single_csi"], mix["equal_csi"], mix["csi"]) == ("near", 10.0, 60.0, 8.0)
+    assert [(part["upstream"], part["weight"]) for part in mix["parts"]] == [("near", 0.7), ("middle", 0.3)]
+    assert other_distances(dataclasses.replace(tables, others=pd.DataFrame())) == []
+    assert best_mixes(dataclasses.replace(tables, mixtures=pd.DataFrame())) == []
+
+
+@pytest.mark.parametrize(
+    ("probability", "words"),
+    [(1.0, "more than 99.9%"), (0.62, "62%"), (0.0004, "less than 0.1%"), (None, "–"), (math.nan, "–")],
+)
+def test_chance(probability, words):
+    assert chance(probability) == words

@@ -1,7 +1,9 @@
+import itertools
+
 import numpy as np
 import pytest
 
-from atomcsi.sampling import draw
+from atomcsi.sampling import Sample, apportion, draw, into_blocks
 
 # Three classes with 6, 3 and 1 members.
 CLASSES = np.array([0, 0, 0, 1, 1, 0, 2, 1, 0, 0])
@@ -41,9 +43,50 @@ def test_random_has_no_repetition_and_stops_at_the_population():
     assert draw("random", CLASSES, 100, seed=0).indices.tolist() == list(range(10))
 
 
-@pytest.mark.parametrize("method", ["balanced", "random"])
+@pytest.mark.parametrize("method", ["balanced", "random", "stratified"])
 def test_the_seed_decides(method):
     classes = np.arange(100) % 7
     first, again, other = (draw(method, classes, 30, seed) for seed in (1, 1, 2))
     assert first.indices.tolist() == again.indices.tolist()
     assert first.indices.tolist() != other.indices.tolist()
+
+
+def test_stratified_keeps_the_shares_of_the_classes():
+    sample = draw("stratified", CLASSES, 5, seed=0)
+    assert drawn_per_class(sample).tolist() == [3, 2, 0]  # of 3, 1.5 and 0.5, the first largest remainder
+    assert len(draw("stratified", CLASSES, 100, seed=0)) == 10
+
+
+@pytest.mark.parametrize(
+    ("shares", "total", "expected"),
+    # The second is the textbook example of Hamilton's method with a rounding trap: 0.1 * 30 is above 3.
+    [([0.5, 0.3, 0.2], 7, [4, 2, 1]), ([0.1, 0.9], 30, [3, 27]), ([1, 1, 1], 2, [1, 1, 0]), ([0, 5], 3, [0, 3])],
+)
+def test_apportion(shares, total, expected):
+    assert apportion(shares, total).tolist() == expected
+
+
+def test_blocks_of_structures():
+    sample = draw("random", np.zeros(103, int), 103, seed=0)
+    order, ptr = into_blocks(sample, np.zeros(103, int), 20, "structures", seed=0)
+    assert sorted(order.tolist()) == list(range(103))
+    assert set(np.diff(ptr).tolist()) == {5, 6} and ptr[-1] == 103
+    again, other = (into_blocks(sample, np.zeros(103, int), 20, "structures", seed)[0] for seed in (0, 1))
+    assert order.tolist() == again.tolist() != other.tolist()
+
+
+def test_blocks_of_classes_keep_classes_together():
+    classes = np.repeat(np.arange(40), np.arange(40) % 5 + 1)
+    sample = draw("random", classes, len(classes), seed=0)
+    order, ptr = into_blocks(sample, classes, 10, "classes", seed=0)
+    owners = [set(classes[sample.indices[order[start:stop]]]) for start, stop in itertools.pairwise(ptr)]
+    assert sum(map(len, owners)) == 40
+    assert np.diff(ptr).max() - np.diff(ptr).min() <= 2
+
+
+@pytest.mark.parametrize(("units", "blocks"), [(1, 1), (7, 6), (19, 18)])
+def test_few_units_make_few_blocks(units, blocks):
+    """An even number, so that halves are halves."""
+    sample = Sample(np.arange(units), np.ones(units, int))
+    ptr = into_blocks(sample, np.arange(units), 20, "structures", seed=0)[1]
+    assert len(ptr) == blocks + 1

@@ -26,7 +26,10 @@ except AtomcsiError as error:
 shell.prefix(f'export PATH="$PATH:{Path(sys.executable).parent}"; ')
 
 RUN = PROJECT.run
-FIGURES = ["csi-matrix", "finetuning", "csi-against-mae", "learning-curves"]
+CSI_FIGURES = ["csi-matrix", "csi-sample-size"]
+if RUN.embedding.aggregation == "flat" and RUN.distance.startswith("frechet"):
+    CSI_FIGURES.append("csi-elements")
+TRAINING_FIGURES = ["finetuning", "csi-against-mae", "learning-curves"]
 
 
 def one_of(ids):
@@ -40,12 +43,13 @@ wildcard_constraints:
     downstream=one_of(PROJECT.downstream),
     split="train|val|test",
     extractor=one_of(PROJECT.extractors),
-    distance=one_of([RUN.distance]),
+    aggregation=RUN.embedding.aggregation,
+    distance=one_of(PROJECT.distances),
     backbone=one_of(PROJECT.backbones),
     init=one_of([*RUN.upstream, "scratch"]),
     task=one_of(PROJECT.tasks),
     seed=r"\d+",
-    figure=one_of(FIGURES),
+    figure=one_of([*CSI_FIGURES, *TRAINING_FIGURES]),
 
 
 # Params are plain data: Snakemake reruns a job when they change, and only then.
@@ -147,12 +151,46 @@ def pretrained_model(wildcards):
     )
 
 
+def embeddings_of_upstreams(wildcards):
+    return expand(
+        "results/embeddings/{extractor}/{upstream}.h5",
+        extractor=wildcards.extractor,
+        upstream=RUN.upstream,
+    )
+
+
+def embeddings_of_the_run(wildcards):
+    return expand(
+        "results/embeddings/{extractor}/{dataset}.h5",
+        extractor=RUN.embedding.extractor,
+        dataset=PROJECT.used_datasets,
+    )
+
+
 def distances_of_the_run(wildcards):
     return expand(
-        "results/csi/{extractor}/{distance}/{upstream}__{downstream}.json",
+        "results/csi/{extractor}/{aggregation}/{distance}/{downstream}.json",
         extractor=RUN.embedding.extractor,
+        aggregation=RUN.embedding.aggregation,
+        distance=PROJECT.distances,
+        downstream=PROJECT.downstream,
+    )
+
+
+def distances_that_select(wildcards):
+    return expand(
+        "results/csi/{extractor}/{aggregation}/{distance}/{downstream}.json",
+        extractor=RUN.embedding.extractor,
+        aggregation=RUN.embedding.aggregation,
         distance=RUN.distance,
-        upstream=RUN.upstream,
+        downstream=wildcards.downstream,
+    )
+
+
+def mixtures_of_the_run(wildcards):
+    return expand(
+        "results/mixtures/{extractor}/{downstream}.json",
+        extractor=RUN.embedding.extractor,
         downstream=PROJECT.downstream,
     )
 

@@ -1,24 +1,28 @@
+# All upstreams of one downstream dataset at once: how sure a choice is depends on errors that they have in common.
 rule csi:
     input:
-        upstream="results/embeddings/{extractor}/{upstream}.h5",
+        upstream=embeddings_of_upstreams,
         downstream="results/embeddings/{extractor}/{downstream}.h5",
     output:
-        distance="results/csi/{extractor}/{distance}/{upstream}__{downstream}.json",
+        distances="results/csi/{extractor}/{aggregation}/{distance}/{downstream}.json",
     log:
-        "results/logs/csi/{extractor}/{distance}/{upstream}__{downstream}.log",
+        "results/logs/csi/{extractor}/{aggregation}/{distance}/{downstream}.log",
     benchmark:
-        "results/benchmarks/csi/{extractor}/{distance}/{upstream}__{downstream}.tsv"
+        "results/benchmarks/csi/{extractor}/{aggregation}/{distance}/{downstream}.tsv"
     priority: 10
     conda:
         "../../environment.yml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 30 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        impl=lambda wildcards: implementation(DISTANCES, wildcards.distance),
+        impl=lambda wildcards: [
+            implementation(DISTANCES, wildcards.distance),
+            f"measure@{STEPS['measure']}",
+        ],
     message:
-        "Measure the {wildcards.distance} distance of {wildcards.upstream} to {wildcards.downstream}"
+        "Measure the {wildcards.distance} distance of all upstreams to {wildcards.downstream}"
     script:
         "../scripts/csi.py"
 
@@ -30,6 +34,11 @@ rule csi_matrix:
         table=report(
             "results/csi_matrix.csv",
             caption="../report/csi_matrix.rst",
+            category="Selection",
+        ),
+        elements=report(
+            "results/csi_elements.csv",
+            caption="../report/csi_elements.rst",
             category="Selection",
         ),
     log:
@@ -44,3 +53,79 @@ rule csi_matrix:
         "Collect the CSI matrix"
     script:
         "../scripts/csi_matrix.py"
+
+
+rule mix:
+    input:
+        upstream=embeddings_of_upstreams,
+        downstream="results/embeddings/{extractor}/{downstream}.h5",
+    output:
+        mixtures="results/mixtures/{extractor}/{downstream}.json",
+    log:
+        "results/logs/mix/{extractor}/{downstream}.log",
+    benchmark:
+        "results/benchmarks/mix/{extractor}/{downstream}.tsv"
+    priority: 10
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 3000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        structures=RUN.pretrain.structures,
+        impl=[implementation(DISTANCES, "frechet"), f"mix@{STEPS['mix']}"],
+    message:
+        "Find the mix of upstreams of least CSI to {wildcards.downstream}"
+    script:
+        "../scripts/mix.py"
+
+
+rule mixture_table:
+    input:
+        mixtures=mixtures_of_the_run,
+    output:
+        table=report(
+            "results/mixtures.csv",
+            caption="../report/mixtures.rst",
+            category="Selection",
+        ),
+    log:
+        "results/logs/mixture_table.log",
+    benchmark:
+        "results/benchmarks/mixture_table.tsv"
+    priority: 10
+    localrule: True
+    conda:
+        "../../environment.yml"
+    message:
+        "Collect the mixes"
+    script:
+        "../scripts/mixture_table.py"
+
+
+rule effective_rank:
+    input:
+        embeddings=embeddings_of_the_run,
+    output:
+        table=report(
+            "results/effective_rank.csv",
+            caption="../report/effective_rank.rst",
+            category="Selection",
+        ),
+    log:
+        "results/logs/effective_rank.log",
+    benchmark:
+        "results/benchmarks/effective_rank.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 3000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        impl=f"effective_rank@{STEPS['effective_rank']}",
+    message:
+        "Measure the effective rank of atom- and structure-level features"
+    script:
+        "../scripts/effective_rank.py"

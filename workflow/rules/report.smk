@@ -1,23 +1,27 @@
 rule csi_figure:
     input:
         csi="results/csi_matrix.csv",
+        elements="results/csi_elements.csv",
         selections=selections_of_the_run,
     output:
         figure=report(
-            "results/figures/csi-matrix.svg",
-            caption="../report/csi_figure.rst",
+            "results/figures/{figure}.svg",
+            caption="../report/figure.rst",
             category="Figures",
         ),
-        table="results/figures/csi-matrix.csv",
+        table="results/figures/{figure}.csv",
     log:
-        "results/logs/figure/csi-matrix.log",
+        "results/logs/figure/{figure}.log",
     benchmark:
-        "results/benchmarks/figure/csi-matrix.tsv"
+        "results/benchmarks/figure/{figure}.tsv"
+    wildcard_constraints:
+        # These have a rule of their own: they need no training.
+        figure=one_of(CSI_FIGURES),
     localrule: True
     conda:
         "../../environment.yml"
     message:
-        "Draw csi-matrix"
+        "Draw {wildcards.figure}"
     script:
         "../scripts/figure.py"
 
@@ -25,6 +29,7 @@ rule csi_figure:
 rule figure:
     input:
         csi="results/csi_matrix.csv",
+        elements="results/csi_elements.csv",
         selections=selections_of_the_run,
         finetuning="results/finetuning.csv",
         pretraining="results/pretraining.csv",
@@ -42,8 +47,7 @@ rule figure:
     benchmark:
         "results/benchmarks/figure/{figure}.tsv"
     wildcard_constraints:
-        # The CSI matrix has a rule of its own: it needs no training.
-        figure=one_of(set(FIGURES) - {"csi-matrix"}),
+        figure=one_of(TRAINING_FIGURES),
     localrule: True
     conda:
         "../../environment.yml"
@@ -61,12 +65,12 @@ rule html_report:
         pretraining="results/pretraining.csv",
         named=cards_of_named_inits,
         choice=cards_of_the_choice,
-        embeddings=expand(
-            "results/embeddings/{extractor}/{dataset}.h5",
-            extractor=RUN.embedding.extractor,
-            dataset=PROJECT.used_datasets,
+        mixtures="results/mixtures.csv",
+        elements="results/csi_elements.csv",
+        embeddings=embeddings_of_the_run,
+        figures=expand(
+            "results/figures/{figure}.svg", figure=[*CSI_FIGURES, *TRAINING_FIGURES]
         ),
-        figures=expand("results/figures/{figure}.svg", figure=FIGURES),
     output:
         page=report(
             "results/report.html",

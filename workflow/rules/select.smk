@@ -1,6 +1,6 @@
 checkpoint select:
     input:
-        table="results/csi_matrix.csv",
+        distances=distances_that_select,
     output:
         selection="results/selection/{downstream}.json",
     log:

@@ -1,8 +1,9 @@
-"""Collects all distances into one table."""
+"""Collects all distances into one table, and what makes them into another."""
 
 from atomcsi.files import write_table
 from atomcsi.jobs import job
-from atomcsi.selection import distance_table
+from atomcsi.measure import distance_table, element_table
 
 with job(snakemake.log[0]):
+    write_table(snakemake.output.elements, element_table(snakemake.input.distances))
     write_table(snakemake.output.table, distance_table(snakemake.input.distances))

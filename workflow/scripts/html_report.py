@@ -3,21 +3,23 @@
 from pathlib import Path
 
 from atomcsi.config import Project
-from atomcsi.embeddings import read_moments
+from atomcsi.embeddings import Embedding
 from atomcsi.files import versions
 from atomcsi.jobs import job
-from atomcsi.report.outcome import Tables
 from atomcsi.report.page import merged_versions, write_report
+from atomcsi.report.tables import Tables
 
 with job(snakemake.log[0]):
     tables = Tables.read(
         csi=snakemake.input.csi,
         selections=snakemake.input.selections,
+        elements=snakemake.input.elements,
+        mixtures=snakemake.input.mixtures,
         finetuning=snakemake.input.finetuning,
         pretraining=snakemake.input.pretraining,
         cards=[*snakemake.input.named, *snakemake.input.choice],
     )
-    embeddings = [read_moments(path)[1] for path in snakemake.input.embeddings]
+    embeddings = [Embedding(path).provenance for path in snakemake.input.embeddings]
     write_report(
         Path(snakemake.output.page),
         project=Project.from_entries(snakemake.params.entries),

@@ -1,7 +1,9 @@
 """Selects the upstream dataset for one downstream dataset."""
 
+from pathlib import Path
+
 from atomcsi.jobs import job
 from atomcsi.selection import write_selection
 
 with job(snakemake.log[0]):
-    write_selection(snakemake.input.table, snakemake.output.selection, snakemake.wildcards.downstream)
+    write_selection(Path(snakemake.input.distances[0]), Path(snakemake.output.selection))

@@ -10,6 +10,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from atomcsi.errors import AtomcsiError, ConfigError
+from atomcsi.extractors.neighbours import neighbours
 from atomcsi.structure import Structure
 
 
@@ -19,7 +20,10 @@ class Extractor(ABC):
     Attributes:
         needs_checkpoint: Whether it reads its weights from a file.
         dim: Features per atom.
+        invariant_dim: How many of them, the first ones, do not turn with the structure; all unless it says otherwise.
         elements: Atomic numbers that it knows.
+        cutoff: Length in Angstrom of the longest edges of its graphs; 0 if it makes none.
+        max_neighbors: Edges per atom at most; None if the cutoff alone decides.
 
     Args:
         device: Where it computes, in PyTorch's terms.
@@ -32,12 +36,26 @@ class Extractor(ABC):
     needs_checkpoint: bool = False
     dim: int
     elements: frozenset[int]
+    cutoff: float = 0.0
+    max_neighbors: int | None = None
 
     def __init__(self, *, device: str = "cpu", checkpoint: Path | None = None) -> None:
         if self.needs_checkpoint != (checkpoint is not None):
             problem = "needs a checkpoint" if self.needs_checkpoint else "takes no checkpoint"
             raise ConfigError(f"{type(self).__name__} {problem}")
         self.device, self.checkpoint = device, checkpoint
+
+    @property
+    def invariant_dim(self) -> int:
+        """See the class."""
+        return self.dim
+
+    def count_edges(self, structure: Structure) -> int:
+        """Returns how many edges the graph of a structure has, on which memory and time depend."""
+        if not self.cutoff:
+            return 0
+        per_atom = np.bincount(neighbours(structure, self.cutoff)[0])
+        return int(per_atom.clip(max=self.max_neighbors).sum())
 
     def features(self, structures: Sequence[Structure]) -> list[np.ndarray]:
         """Computes the features of a few structures, as one batch.

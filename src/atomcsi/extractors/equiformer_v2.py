@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atomcsi.errors import ConfigError, InputError
+from atomcsi.errors import ConfigError, InputError, did_you_mean
 from atomcsi.extractors.base import Extractor
 from atomcsi.models.batch import collate
 from atomcsi.models.fairchem import FairchemBatch, require_edges  # before fairchem's own modules
@@ -46,6 +46,7 @@ SETTINGS_31M: Mapping[str, Any] = {
 }
 #: Needed whatever a checkpoint's config says: forces would keep the graph of the whole network in memory.
 _FIXED = {"use_pbc": True, "otf_graph": True, "regress_forces": False}
+_FEATURES, _PRECISIONS = ("full", "invariant"), ("float32", "bf16")
 _HEADS = ("energy_block", "force_block")
 
 #: All that a checkpoint may hold besides tensors and plain Python data: numpy scalars, under their old name too.
@@ -67,9 +68,11 @@ class EquiformerV2Extractor(Extractor):
             which rotate with the structure; ``invariant`` for those of degree 0, 128 numbers, which do not.
         device: Where it computes.
         seed: Seed of the random frames in which the network sees its edges; they change features by about 2e-5.
+        precision: ``float32``, or ``bf16`` for the network's matrix products, which is faster where processors have
+            instructions for it and changes features by about 1 %; geometry stays in float32.
 
     Raises:
-        ConfigError: ``features`` is neither of the two.
+        ConfigError: ``features`` or ``precision`` is neither of the two.
         InputError: The checkpoint does not exist, is none, holds code or is one of another architecture.
     """
 
@@ -82,22 +85,37 @@ class EquiformerV2Extractor(Extractor):
         features: Literal["invariant", "full"] = "full",
         device: str = "cpu",
         seed: int = 0,
+        precision: Literal["float32", "bf16"] = "float32",
     ) -> None:
         super().__init__(device=device, checkpoint=checkpoint)
-        if features not in ("invariant", "full"):
-            raise ConfigError(f"features '{features}' of EquiformerV2Extractor; known: full, invariant")
+        for option, value, known in (("features", features, _FEATURES), ("precision", precision, _PRECISIONS)):
+            if value not in known:
+                raise ConfigError(f"unknown {option} '{value}' of equiformer-v2{did_you_mean(str(value), known)}")
         self._model = _load(Path(checkpoint)).to(device)
         self._model.seed = seed
         # Coefficients come in the order of their degrees.
         self._coefficients = 1 if features == "invariant" else (max(self._model.lmax_list) + 1) ** 2
         self.dim = self._coefficients * self._model.sphere_channels
         self.elements = frozenset(range(1, self._model.max_num_elements))
+        self.cutoff, self.max_neighbors = self._model.cutoff, self._model.max_neighbors
+        self._autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+
+    @property
+    def invariant_dim(self) -> int:
+        """The coefficients of degree 0, which come first."""
+        return self._model.sphere_channels
 
     @torch.no_grad()
     def _rows(self, structures: Sequence[Structure]) -> np.ndarray:
-        batch = collate(structures, vacuum=self._model.cutoff + 1.0).to(self.device)
-        embedding = self._model(FairchemBatch(batch))["node_embedding"].embedding
-        return embedding[:, : self._coefficients].flatten(start_dim=1).cpu().numpy()
+        batch = collate(structures, vacuum=self.cutoff + 1.0).to(self.device)
+        with self._autocast:
+            embedding = self._model(FairchemBatch(batch))["node_embedding"].embedding
+        return embedding[:, : self._coefficients].flatten(start_dim=1).float().cpu().numpy()
+
+
+def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a function ignore autocast: geometry needs all its digits, and takes little of the time."""
+    return torch.autocast("cpu", enabled=False)(torch.autocast("cuda", enabled=False)(function))
 
 
 class _Backbone(EquiformerV2Backbone):
@@ -105,6 +123,12 @@ class _Backbone(EquiformerV2Backbone):
 
     seed = 0
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for rotation in self.SO3_rotation:
+            rotation.set_wigner = _in_float32(rotation.set_wigner)
+
+    @_in_float32
     def generate_graph(self, *args: Any, **kwargs: Any) -> Any:
         graph = super().generate_graph(*args, **kwargs)
         require_edges(graph.edge_distance, self.cutoff)

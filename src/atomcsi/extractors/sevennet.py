@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ase.neighborlist import primitive_neighbor_list
 
 from atomcsi.extractors.base import Extractor
+from atomcsi.extractors.neighbours import neighbours
 from atomcsi.structure import Structure
 
 
@@ -31,7 +31,7 @@ class SevenNetExtractor(Extractor):
             calculator = SevenNetCalculator("7net-0", device=device)
         model = calculator.model
         self.elements = frozenset(calculator.type_map)
-        self._cutoff = calculator.cutoff
+        self.cutoff = calculator.cutoff
         self._species = model.z_to_onehot_tensor.to(device)
         # What follows the last gate turns features into energies and, by differentiation, forces.
         last = max(i for i, name in enumerate(model._modules) if name.endswith("_equivariant_gate"))
@@ -41,10 +41,7 @@ class SevenNetExtractor(Extractor):
     def _rows(self, structures: Sequence[Structure]) -> np.ndarray:
         sources, targets, vectors, start = [], [], [], 0
         for structure in structures:
-            cell = np.zeros((3, 3)) if structure.cell is None else structure.cell
-            source, target, vector = primitive_neighbor_list(
-                "ijD", structure.pbc, cell, structure.positions, self._cutoff
-            )
+            source, target, vector = neighbours(structure, self.cutoff)
             sources.append(source + start)
             targets.append(target + start)
             vectors.append(vector)

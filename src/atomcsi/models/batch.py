@@ -145,3 +145,8 @@ def periodic_cells(batch: StructureBatch, vacuum: float) -> np.ndarray:
     starts = np.cumsum(batch.natoms) - batch.natoms
     extent = np.maximum.reduceat(along, starts) - np.minimum.reduceat(along, starts)
     return np.where(pbc[:, :, None], cells, cells * (extent + vacuum)[:, :, None])
+
+
+def periodic_cell(structure: Structure, vacuum: float) -> np.ndarray:
+    """Returns the cell of one structure as :func:`periodic_cells` does, shape (3, 3)."""
+    return periodic_cells(StructureBatch.of([structure]), vacuum)[0]

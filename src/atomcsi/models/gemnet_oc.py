@@ -100,7 +100,7 @@ class GemNetOC(Backbone):
         super().__init__()
         self.node_dim = emb_size_atom * (num_blocks + 1)
         self.edge_dim = emb_size_edge * (num_blocks + 1)
-        self.cutoff = cutoff
+        self.cutoff, self.max_neighbors = cutoff, max_neighbors
         self.blocks = _Blocks(settings)
 
     def forward(self, batch: AtomBatch) -> Features:

@@ -3,79 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from atomcsi.errors import AtomcsiError
-from atomcsi.files import read_json
+from atomcsi.report.tables import Tables
 
 SCRATCH = "scratch"
-#: A runner-up that is less than this farther away than the choice makes the choice a close call.
-CLOSE_CALL = 0.1
+#: A choice that is less probable than this to be the one of least CSI is a close call.
+SURE = 0.95
 #: Label of the row of :func:`correlations` that takes all tasks together.
 ALL_TASKS = "all tasks"
-
-
-@dataclass(frozen=True)
-class Tables:
-    """Everything that a report is made from; a figure needs only some of it.
-
-    Attributes:
-        csi: Distances in long form, of one extractor and one distance, with the seconds that the embeddings took.
-        selections: What :func:`atomcsi.selection.select` returned, one per downstream dataset.
-        finetuning: One row per finetuning; no rows and no columns before anything was trained.
-        pretraining: One row per pretraining; likewise.
-        cards: The pretrained models' cards, with their history.
-    """
-
-    csi: pd.DataFrame
-    selections: Sequence[Mapping[str, Any]]
-    finetuning: pd.DataFrame = field(default_factory=pd.DataFrame)
-    pretraining: pd.DataFrame = field(default_factory=pd.DataFrame)
-    cards: Sequence[Mapping[str, Any]] = ()
-
-    @classmethod
-    def read(
-        cls,
-        *,
-        csi: Path,
-        selections: Sequence[Path],
-        finetuning: Path | None = None,
-        pretraining: Path | None = None,
-        cards: Sequence[Path] = (),
-    ) -> Tables:
-        """Reads what the workflow wrote; what training gives can be left out.
-
-        Raises:
-            InputError: A file is missing or holds something else.
-        """
-        # Both import PyTorch, directly or not; drawing and judging do without the seconds that takes.
-        from atomcsi.selection import SELECTION_SCHEMA
-        from atomcsi.training.model_files import SCHEMA as MODEL_SCHEMA
-
-        return cls(
-            csi=pd.read_csv(csi),
-            selections=[read_json(path, SELECTION_SCHEMA) for path in selections],
-            finetuning=pd.DataFrame() if finetuning is None else pd.read_csv(finetuning),
-            pretraining=pd.DataFrame() if pretraining is None else pd.read_csv(pretraining),
-            cards=[read_json(path, MODEL_SCHEMA) for path in cards],
-        )
-
-    @property
-    def choices(self) -> dict[str, str]:
-        """Selected upstream by downstream dataset."""
-        return {selection["downstream"]: selection["selected"] for selection in self.selections}
-
-    @property
-    def upstreams(self) -> list[str]:
-        """Upstream datasets in the order of the CSI table."""
-        return list(dict.fromkeys(self.csi["upstream"]))
 
 
 @dataclass(frozen=True)
@@ -114,6 +56,7 @@ class Outcome:
         dataset: Its downstream dataset.
         unit: Unit of all its errors.
         selected: The upstream that CSI chose.
+        p_best: Probability that it is the one of least CSI; None where CSI has no error bar.
         runner_up: The upstream with the second least CSI.
         margin: How much farther away, relative to the choice, the runner-up is; None if the least CSI is zero.
         upstreams: Errors of the upstreams that were finetuned, best first.
@@ -124,6 +67,7 @@ class Outcome:
     dataset: str
     unit: str
     selected: str
+    p_best: float | None
     runner_up: str
     margin: float | None
     upstreams: Sequence[Errors]
@@ -138,6 +82,11 @@ class Outcome:
     def rival(self) -> Errors | None:
         """The best upstream beside the choice."""
         return next((errors for errors in self.upstreams if errors.init != self.selected), None)
+
+    @property
+    def close(self) -> bool:
+        """Whether sampling alone could have made another upstream the choice."""
+        return self.p_best is not None and self.p_best < SURE
 
     @property
     def judged(self) -> bool:
@@ -220,6 +169,7 @@ def judge(tables: Tables, task: str, *, dataset: str, unit: str) -> Outcome:
         dataset=dataset,
         unit=unit,
         selected=selection["selected"],
+        p_best=selection["p_best"],
         runner_up=selection["runner_up"],
         margin=selection["margin"],
         upstreams=[found for found in errors if found.init != SCRATCH],
@@ -229,11 +179,11 @@ def judge(tables: Tables, task: str, *, dataset: str, unit: str) -> Outcome:
 
 def csi_against_mae(tables: Tables) -> pd.DataFrame:
     """Returns a row per task and finetuned upstream: its CSI beside mean, least and largest MAE over seeds."""
-    csi = tables.csi[["upstream", "downstream", "value"]].dropna()
+    csi = tables.csi[["upstream", "downstream", "estimate"]].dropna()
     paired = summarise(tables.finetuning).merge(
         csi, left_on=["init", "dataset"], right_on=["upstream", "downstream"], how="inner"
     )
-    paired = paired.rename(columns={"value": "csi"})
+    paired = paired.rename(columns={"estimate": "csi"})
     return paired[["task", "dataset", "unit", "upstream", "csi", "mean", "low", "high", "seeds"]]
 
 
@@ -393,6 +343,15 @@ def percent(share: float | None) -> str:
     if share is None or not math.isfinite(share):
         return "–"
     return f"{100 * share:.{1 if 0 < abs(share) < 0.0995 else 0}f}%"
+
+
+def chance(probability: float | None) -> str:
+    """Writes a probability that is known from a finite number of draws, and from a model of the errors."""
+    if probability is None or not math.isfinite(probability):
+        return "–"
+    if not 0.001 <= probability <= 0.999:
+        return "more than 99.9%" if probability > 0.5 else "less than 0.1%"
+    return percent(probability)
 
 
 def signed(coefficient: float) -> str:

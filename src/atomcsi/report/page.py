@@ -15,11 +15,12 @@ from markupsafe import Markup
 
 from atomcsi.config import Project
 from atomcsi.files import atomic_path
+from atomcsi.registry import DISTANCES, load
 from atomcsi.report.outcome import (
     ALL_TASKS,
-    CLOSE_CALL,
+    SURE,
     Outcome,
-    Tables,
+    chance,
     correlations,
     csi_against_mae,
     judge,
@@ -32,6 +33,7 @@ from atomcsi.report.outcome import (
     unit_name,
     verdict,
 )
+from atomcsi.report.tables import Tables
 
 _TEMPLATE = "report.html.jinja"
 
@@ -66,7 +68,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "signed": signed, "unit": unit_name}
+    environment.filters |= {"number": number, "percent": percent, "chance": chance, "signed": signed, "unit": unit_name}
     environment.filters["duration"] = duration
     page = environment.get_template(_TEMPLATE).render(
         run=run,
@@ -77,7 +79,6 @@ def write_report(
                 "outcome": outcome,
                 "title": project.tasks[outcome.task].title,
                 "ranking": rankings[outcome.dataset],
-                "close": outcome.margin is not None and outcome.margin < CLOSE_CALL,
                 "badge": badge(outcome),
                 "verdict": verdict(outcome),
             }
@@ -85,9 +86,9 @@ def write_report(
         ],
         summary=overall(outcomes),
         seeds=len(run.seeds),
-        close_call=CLOSE_CALL,
+        sure=SURE,
         all_tasks=ALL_TASKS,
-        chance=math.comb(2 * len(run.seeds), len(run.seeds)) // 2,
+        odds=math.comb(2 * len(run.seeds), len(run.seeds)) // 2,
         results=_records(
             summarise(tables.finetuning).merge(
                 paired[["task", "upstream", "csi"]],
@@ -97,6 +98,8 @@ def write_report(
             )
         ),
         correlations=_records(correlations(paired)),
+        others=other_distances(tables),
+        mixes=best_mixes(tables),
         least_p=least_p(len(run.upstream)),
         costs=costs(tables, {outcome.selected for outcome in outcomes}),
         figures={name: inline_svg(file, name) for name, file in figures.items()},
@@ -121,6 +124,44 @@ def badge(outcome: Outcome) -> tuple[str, str]:
     if outcome.clear:
         return "good", f"✓ {words}, beyond the noise"
     return "even", f"≈ {words}, {'one seed only' if outcome.clear is None else 'within the noise'}"
+
+
+def other_distances(tables: Tables) -> list[dict[str, Any]]:
+    """What each distance that was measured would select: rows of ``downstream``, ``distance`` and its nearest."""
+    if tables.others.empty:
+        return []
+    both = pd.concat([tables.csi, tables.others], ignore_index=True)
+    nearest = both.loc[both.groupby(["downstream", "distance"], sort=False)["estimate"].idxmin()]
+    nearest = nearest.assign(
+        title=[load(DISTANCES, name).title for name in nearest["distance"]],
+        agrees=nearest["upstream"] == nearest["downstream"].map(tables.choices),
+    )
+    return _records(nearest[["downstream", "distance", "title", "upstream", "estimate", "p_best", "agrees"]])
+
+
+def best_mixes(tables: Tables) -> list[dict[str, Any]]:
+    """The best mix by downstream dataset, beside the best single upstream and the equal mix.
+
+    Returns:
+        Rows of ``downstream``, ``single``, ``single_csi``, ``equal_csi``, ``csi`` and ``parts``: upstream, share of
+        the atoms and structures of each part of the best mix.
+    """
+    rows = []
+    for downstream, mixes in tables.mixtures.groupby("downstream", sort=False) if len(tables.mixtures) else ():
+        best, equal = (mixes[mixes["mix"] == name] for name in ("best", "equal"))
+        single = mixes[mixes["mix"].str.startswith("only ")].sort_values("csi").iloc[0]
+        parts = best[best["weight"] > 0].sort_values("weight", ascending=False)
+        rows.append(
+            {
+                "downstream": downstream,
+                "single": single["upstream"],
+                "single_csi": single["csi"],
+                "equal_csi": equal["csi"].iloc[0],
+                "csi": best["csi"].iloc[0],
+                "parts": _records(parts[["upstream", "weight", "structures"]]),
+            }
+        )
+    return rows
 
 
 def costs(tables: Tables, chosen: set[str]) -> dict[str, Any]:
