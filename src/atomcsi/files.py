@@ -13,8 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lmdb
-
 from atomcsi.errors import AtomcsiError, InputError
 
 if TYPE_CHECKING:
@@ -121,29 +119,6 @@ def read_json(path: Path | str, schema: str | None) -> Any:
     if schema is not None and found != schema:
         raise InputError(path, f"holds the schema '{found}' where '{schema}' is needed", mend=mend)
     return content
-
-
-def open_lmdb(path: Path | str, *, mend: str, readahead: bool = True) -> lmdb.Environment:
-    """Opens an LMDB file for reading.
-
-    Args:
-        path: The file.
-        mend: What an error tells the user to do.
-        readahead: Whether the system reads ahead, which random access does not want.
-
-    Raises:
-        InputError: The file is no LMDB, or cut off.
-    """
-    try:
-        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=readahead)
-    except lmdb.Error as error:
-        raise InputError(path, f"is no readable LMDB: {error}", mend=mend) from error
-    # Reading pages beyond the file's end would kill the process.
-    size, needed = Path(path).stat().st_size, (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    if size < needed:
-        environment.close()
-        raise InputError(path, f"is cut off: it has {size} of {needed} bytes", mend=mend)
-    return environment
 
 
 def write_table(path: Path | str, table: pd.DataFrame) -> None:

@@ -90,6 +90,10 @@ class LmdbFile:
             else:
                 yield from map(self._entry, nodes)
 
+    def values(self) -> dict[bytes, memoryview]:
+        """Returns the value of every key, as a view into the file."""
+        return {key: self.content[start:stop] for key, start, stop in self.items()}
+
     def _nodes(self, number: int) -> tuple[int, list[int]]:
         """Returns the kind of a page of the tree and where its nodes start."""
         start = self._within(number * self._page_size, self._page_size)

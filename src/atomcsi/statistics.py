@@ -10,7 +10,7 @@ from ase.data import chemical_symbols
 
 from atomcsi.errors import InputError
 from atomcsi.structure import MAX_ATOMIC_NUMBER
-from atomcsi.structure_batch import FORCES, StructureBatch
+from atomcsi.structure_batch import StructureBatch
 
 _SIZE = MAX_ATOMIC_NUMBER + 1
 #: Energies of atoms below this (eV) are zero up to rounding: the fit that they are from had no such atom.
@@ -51,9 +51,9 @@ class Statistics:
         known = np.isfinite(batch.energy)
         if known.any():
             self._add_energies(counts[known].astype(float), batch.energy[known])
-        forces = batch.forces[np.repeat(batch.has(FORCES), batch.natoms)].astype(float)
+        forces = batch.known_forces
         if len(forces):
-            squares = np.square(forces).sum(axis=1)
+            squares = np.einsum("ai,ai->a", forces, forces, dtype=float)
             self._force_square += float(squares.sum())
             self._force_square_max = max(self._force_square_max, float(squares.max()))
             self._force_components += forces.size

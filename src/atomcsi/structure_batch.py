@@ -84,13 +84,13 @@ class StructureBatch:
             raise ValueError("tags outside 0 to 255")
         batch = cls(
             natoms=natoms,
-            flags=np.array([_flags(s) for s in structures], "u2"),
+            flags=_flags(structures),
             numbers=numbers.astype("u1"),
             positions=_rows([s.positions for s in structures], natoms, (3,), np.nan),
             forces=_rows([s.forces for s in structures], natoms, (3,), np.nan),
             tags=tags.astype("u1"),
             fixed=_rows([s.fixed for s in structures], natoms, (), False).astype(bool),
-            cell=np.array([np.zeros((3, 3)) if s.cell is None else s.cell for s in structures]),
+            cell=_cells(structures),
             energy=np.array([s.energy for s in structures], float),
             properties=np.array([[s.properties[name] for name in property_names] for s in structures], float),
             property_names=tuple(property_names),
@@ -101,11 +101,16 @@ class StructureBatch:
         batch._check()
         return batch
 
+    @property
+    def known_forces(self) -> np.ndarray:
+        """Forces of those structures that have them, shape (their atoms, 3)."""
+        has = self.has(FORCES)
+        return self.forces if has.all() else self.forces[np.repeat(has, self.natoms)]
+
     def _check(self) -> None:
-        periodic = self.flags & sum(PBC) != 0
-        finite = (self.positions, self.forces[np.repeat(self.has(FORCES), self.natoms)], self.cell, self.properties)
+        periodic = (self.flags & sum(PBC)) != 0
         if (
-            not all((np.abs(array) < LARGEST).all() for array in finite)
+            not all(map(_fits, (self.positions, self.known_forces, self.cell, self.properties)))
             or np.isinf(self.energy).any()
             or (np.abs(np.linalg.det(self.cell[periodic])) < 1e-6).any()
         ):
@@ -132,17 +137,28 @@ def batches_of(
         yield StructureBatch.of(members, property_names)
 
 
-def _flags(structure: Structure) -> int:
-    x, y, z = structure.pbc
-    flags = (x and PBC[0]) | (y and PBC[1]) | (z and PBC[2])
-    for array, flag in (
-        (structure.forces, FORCES),
-        (structure.cell, CELL),
-        (structure.tags, TAGS),
-        (structure.fixed, FIXED),
+def _cells(structures: Sequence[Structure]) -> np.ndarray:
+    cells = np.zeros((len(structures), 3, 3))
+    for position, structure in enumerate(structures):
+        if structure.cell is not None:
+            cells[position] = structure.cell
+    return cells
+
+
+def _fits(array: np.ndarray) -> bool:
+    """Whether all values fit into single precision; NaN does not."""
+    return not array.size or bool(array.min() > -LARGEST and array.max() < LARGEST)
+
+
+def _flags(structures: Sequence[Structure]) -> np.ndarray:
+    flags = np.array([s.pbc for s in structures], bool) @ np.array(PBC, "u2")
+    for flag, has in (
+        (FORCES, [s.forces is not None for s in structures]),
+        (CELL, [s.cell is not None for s in structures]),
+        (TAGS, [s.tags is not None for s in structures]),
+        (FIXED, [s.fixed is not None for s in structures]),
     ):
-        if array is not None:
-            flags |= flag
+        flags |= np.uint16(flag) * np.array(has, "u2")
     return flags
 
 
@@ -152,6 +168,6 @@ def _rows(arrays: Sequence[np.ndarray | None], natoms: np.ndarray, shape: tuple[
         return np.full((int(natoms.sum()), *shape), fill)
     sizes = natoms.tolist()
     rows = [np.full((n, *shape), fill) if array is None else array for array, n in zip(arrays, sizes, strict=True)]
-    if any(row.shape != (n, *shape) for row, n in zip(rows, sizes, strict=True)):
+    if [row.shape for row in rows] != [(n, *shape) for n in sizes]:
         raise ValueError("an array of another shape than the atoms need")
     return np.concatenate(rows)

@@ -1,7 +1,7 @@
 """Structures in an LMDB file, without pickles: checked on reading, safe with many processes.
 
 Keys 0, 1, ... as 8-byte big-endian integers hold blocks of structures (:mod:`atomcsi.structure_record`). Reserved keys
-hold the metadata (``b"metadata"``, JSON) and, as little-endian int32 of every structure, the number of atoms
+hold the metadata (``b"metadata"``, JSON) and, as zlib streams of a little-endian int32 a structure, the number of atoms
 (``b"natoms"``), the class (``b"classes"``) and the group (``b"groups"``), both as positions in the metadata's lists:
 sampling, splitting and batching never touch the structures. ``b"checksums"`` holds the XXH3-64 of these four values,
 uint64 each.
@@ -13,6 +13,7 @@ import hashlib
 import json
 import mmap
 import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +58,7 @@ class StructureLMDB(Sequence[Structure]):
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         file = LmdbFile(path, mend=_MEND)
-        self._content, self._reserved = file.content, {}
+        self._content, self._bytes, self._reserved = file.content, np.frombuffer(file.content, "u1"), {}
         places = []
         for key, start, stop in file.items():
             if len(key) == KEY.size and KEY.unpack(key)[0] == len(places):
@@ -133,21 +134,21 @@ class StructureLMDB(Sequence[Structure]):
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"not all of 0 ... {len(self) - 1}")
         starts = self._checked(indices)
-        headers = self._take(starts, HEADER.size).view(HEADER_TYPE)
+        headers = self._gather(starts, HEADER.size).view(HEADER_TYPE)[:, 0]
         natoms, flags = headers["natoms"].astype(np.int64), headers["flags"]
         has = {flag: (flags & flag) != 0 for flag in (CELL, FORCES, TAGS)}
         at, width = starts + HEADER.size, 8 * len(self._properties)
-        properties = self._take(at, width).view("<f8").reshape(len(indices), -1)
+        properties = self._gather(at, width).view("<f8")
         at = at + width
-        cell = self._take(at, 36 * has[CELL]).view("<f4").reshape(-1, 3, 3)
+        cell = self._gather(at[has[CELL]], 36).view("<f4").reshape(-1, 3, 3)
         at = at + 36 * has[CELL]
-        positions = self._take(at, 12 * natoms).view("<f4").reshape(-1, 3)
+        positions = self._join(at, 12 * natoms).view("<f4").reshape(-1, 3)
         at = at + 12 * natoms
-        forces = self._take(at, 12 * natoms * has[FORCES]).view("<f4").reshape(-1, 3)
+        forces = self._join(at, 12 * natoms * has[FORCES]).view("<f4").reshape(-1, 3)
         at = at + 12 * natoms * has[FORCES]
-        atoms = self._take(at, natoms)
+        atoms = self._join(at, natoms)
         at = at + natoms
-        tags = self._take(at, natoms * has[TAGS])
+        tags = self._join(at, natoms * has[TAGS])
         at = at + natoms * has[TAGS]
         ends = (at + headers["source"]).tolist()
         return StructureBatch(
@@ -155,10 +156,10 @@ class StructureLMDB(Sequence[Structure]):
             flags=flags,
             numbers=atoms & (HELD - 1),
             positions=positions,
-            forces=_spread(forces, np.repeat(has[FORCES], natoms), np.nan),
-            tags=_spread(tags, np.repeat(has[TAGS], natoms), 0),
+            forces=_spread(forces, has[FORCES], natoms, np.nan),
+            tags=_spread(tags, has[TAGS], natoms, 0),
             fixed=atoms >= HELD,
-            cell=_spread(cell, has[CELL], 0.0),
+            cell=_spread(cell, has[CELL], 1, 0.0),
             energy=headers["energy"].copy(),
             properties=properties,
             property_names=tuple(self._properties),
@@ -171,7 +172,7 @@ class StructureLMDB(Sequence[Structure]):
         """Returns where the structures' records start in the file; their checksums vouch for what is in them."""
         blocks, places = np.divmod(indices, BLOCK)
         bases, ends = self._places[blocks].T
-        entries = self._take(bases + places * ENTRY.size, ENTRY.size).view("<u4").reshape(-1, 3).astype(np.int64)
+        entries = self._gather(bases + places * ENTRY.size, ENTRY.size).view("<u4").astype(np.int64)
         starts = bases + entries[:, 0]
         stops = np.minimum(starts + entries[:, 1], ends)
         found = [
@@ -183,8 +184,14 @@ class StructureLMDB(Sequence[Structure]):
             raise self._damage("its checksum is wrong", f"structure {indices[wrong[0]]}")
         return starts
 
-    def _take(self, starts: np.ndarray, sizes: np.ndarray | int) -> np.ndarray:
-        """Concatenates pieces of the file, shape (bytes,), uint8."""
+    def _gather(self, starts: np.ndarray, size: int) -> np.ndarray:
+        """Copies short pieces of the file, shape (pieces, size), uint8."""
+        return self._bytes[starts[:, None] + np.arange(size)]
+
+    def _join(self, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Copies long pieces of the file one behind the other, shape (bytes,), uint8."""
+        if not sizes.any():
+            return np.empty(0, "u1")
         bounds = zip(starts.tolist(), (starts + sizes).tolist(), strict=True)
         return np.frombuffer(bytearray().join([self._content[start:stop] for start, stop in bounds]), "u1")
 
@@ -202,10 +209,7 @@ class StructureLMDB(Sequence[Structure]):
         return StructureLMDB, (self.path,)
 
     def _column(self, key: bytes) -> np.ndarray:
-        value = self._value(key)
-        if len(value) != 4 * len(self):
-            raise self._damage(f"its {key.decode()} are incomplete")
-        return np.frombuffer(value, "<i4")
+        return np.frombuffer(zlib.decompress(self._value(key)), "<i4")
 
     def _value(self, key: bytes) -> bytes:
         """Returns the value of a reserved key, checked."""
@@ -225,10 +229,11 @@ class StructureLMDB(Sequence[Structure]):
         return InputError(self.path, f"is damaged: {problem}", record=record, mend=_MEND)
 
 
-def _spread(rows: np.ndarray, mask: np.ndarray, fill: float) -> np.ndarray:
-    """Returns ``rows`` at the places of ``mask`` and ``fill`` elsewhere."""
-    if len(rows) == len(mask):
+def _spread(rows: np.ndarray, has: np.ndarray, natoms: np.ndarray | int, fill: float) -> np.ndarray:
+    """Returns the rows of the structures that have them, and ``fill`` for the ``natoms`` rows of each of the others."""
+    if has.all():
         return rows
+    mask = np.repeat(has, natoms)
     spread = np.full((len(mask), *rows.shape[1:]), fill, rows.dtype)
     spread[mask] = rows
     return spread
@@ -301,7 +306,7 @@ def write_batches(
                 "fingerprint": fingerprint(digest, values, names),
                 "provenance": dict(provenance),
             }
-            values = [json.dumps(metadata).encode(), *values]
+            values = [json.dumps(metadata).encode(), *map(zlib.compress, values)]
             for key, value in zip(RESERVED, values, strict=True):
                 transaction.put(key, value)
             transaction.put(b"checksums", np.array([xxh3_64_intdigest(value) for value in values], "<u8").tobytes())

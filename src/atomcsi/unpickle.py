@@ -143,7 +143,7 @@ def _load(unpickler: type[pickle.Unpickler], source: Path | bytes, path: Path | 
     try:
         return unpickler(io.BytesIO(content)).load()
     except Exception as error:  # damaged pickles raise nearly anything
-        problem = f"is no pickle that can be read safely: {error}"
+        problem = f"is no pickle that can be read safely: {' '.join(str(error).split())}"
         raise InputError(where, problem, record=record, mend="use the dataset's official file") from error
 
 

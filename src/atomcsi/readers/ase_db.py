@@ -20,12 +20,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 
 from atomcsi.errors import InputError
-from atomcsi.files import open_lmdb
-from atomcsi.readers.raw import MEND_FILE, parsing
+from atomcsi.lmdb_file import LmdbFile
+from atomcsi.readers.raw import MEND_FILE, parsing, words
 from atomcsi.structure import Structure
 
 _COLUMNS = ("numbers", "positions", "cell", "pbc", "tags", "constraints", "energy", "forces")
@@ -51,10 +50,10 @@ def sqlite_structures(path: Path) -> Iterator[Structure]:
             for row_id, *values in database.execute(select):
                 with parsing(path, f"row {row_id}", "is no row of ASE's database"):
                     row = {name: _unpacked(name, value) for name, value in zip(_COLUMNS, values, strict=True)}
-                    structure = _structure(row, str(row_id))
+                    structure = structure_of(row, str(row_id))
                 yield structure
-    except sqlite3.Error as error:
-        raise InputError(path, f"is no readable SQLite database: {error}", mend=MEND_FILE) from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise InputError(path, f"is no readable SQLite database: {words(error)}", mend=MEND_FILE) from error
 
 
 def _unpacked(name: str, value: Any) -> Any:
@@ -71,25 +70,22 @@ def aselmdb_structures(path: Path) -> Iterator[Structure]:
     Raises:
         InputError: The file is damaged.
     """
-    try:
-        with open_lmdb(path, mend=MEND_FILE) as file, file.begin() as transaction:
-            with parsing(path, "", "is no .aselmdb: 'nextid' or 'deleted_ids'", MEND_FILE):
-                end = int(_from_json(transaction.get(b"nextid", b"")))
-                deleted = set(_from_json(transaction.get(b"deleted_ids", zlib.compress(b"[]"))))
-            for row_id in range(1, end):
-                record = transaction.get(str(row_id).encode())
-                if record is None and row_id in deleted:
-                    continue
-                if record is None:
-                    raise InputError(path, "is not there", record=f"row {row_id}", mend=MEND_FILE)
-                with parsing(path, f"row {row_id}", "is no row of ASE's database"):
-                    structure = _structure(_from_json(record), str(row_id))
-                yield structure
-    except lmdb.Error as error:
-        raise InputError(path, f"is no readable LMDB: {error}", mend=MEND_FILE) from error
+    values = LmdbFile(path, mend=MEND_FILE).values()
+    with parsing(path, "", "is no .aselmdb: 'nextid' or 'deleted_ids'", MEND_FILE):
+        end = int(_from_json(values.get(b"nextid", b"")))
+        deleted = set(_from_json(values.get(b"deleted_ids", zlib.compress(b"[]"))))
+    for row_id in range(1, end):
+        record = values.get(str(row_id).encode())
+        if record is None and row_id in deleted:
+            continue
+        if record is None:
+            raise InputError(path, "is not there", record=f"row {row_id}", mend=MEND_FILE)
+        with parsing(path, f"row {row_id}", "is no row of ASE's database"):
+            structure = structure_of(_from_json(record), str(row_id))
+        yield structure
 
 
-def _from_json(value: bytes) -> Any:
+def _from_json(value: bytes | memoryview) -> Any:
     unpacker = zlib.decompressobj()
     text = unpacker.decompress(value, _LARGEST_ROW)
     if not unpacker.eof:
@@ -104,7 +100,13 @@ def _array(content: dict[str, Any]) -> Any:
     return np.reshape(flat, shape)
 
 
-def _structure(row: Mapping[str, Any], source: str) -> Structure:
+def structure_of(row: Mapping[str, Any], source: str) -> Structure:
+    """Returns the structure of a row, without a label.
+
+    Raises:
+        Exception: Of nearly any kind, where the row is damaged; see :func:`atomcsi.readers.raw.parsing`.
+    """
+
     def array(name: str, dtype: type, *shape: int) -> np.ndarray | None:
         value = row.get(name)
         return None if value is None else np.asarray(value).astype(dtype, casting="same_kind").reshape(shape)
@@ -123,11 +125,11 @@ def _structure(row: Mapping[str, Any], source: str) -> Structure:
         cell=cell if cell is not None and cell.any() else None,
         pbc=tuple(map(bool, np.reshape(row.get("pbc", [False] * 3), 3))),
         tags=array("tags", np.int64, -1),
-        fixed=fixed_atoms(constraints, len(numbers)) if constraints else None,
+        fixed=_fixed_atoms(constraints, len(numbers)) if constraints else None,
     )
 
 
-def fixed_atoms(constraints: list[dict[str, Any]], natoms: int) -> np.ndarray:
+def _fixed_atoms(constraints: list[dict[str, Any]], natoms: int) -> np.ndarray:
     """Returns which atoms ``FixAtoms`` holds, shape (atoms,), of constraints as ASE stores them."""
     fixed = np.zeros(natoms, dtype=bool)
     for constraint in constraints:

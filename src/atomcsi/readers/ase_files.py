@@ -18,7 +18,7 @@ from ase.constraints import FixAtoms
 from ase.io import ulm
 
 from atomcsi.errors import InputError
-from atomcsi.readers.ase_db import fixed_atoms
+from atomcsi.readers.ase_db import structure_of
 from atomcsi.readers.raw import MEND_FILE, naming, parsing
 from atomcsi.structure import Structure
 
@@ -42,32 +42,27 @@ def trajectory(path: Path) -> Iterator[Structure]:
     """
     with naming(path), parsing(path, "", "is no trajectory of ASE", MEND_FILE):
         file = ulm.Reader(path)
+        count = len(file)
     with file:
         if file.get_tag() != "ASE-Trajectory":
             raise InputError(path, "is no trajectory of ASE", mend=MEND_FILE)
-        for index in range(len(file)):
+        for index in range(count):
             with parsing(path, f"frame {index}", "is damaged"):
                 frame = file[index]
-                structure = _of_frame(frame, frame if "numbers" in frame else file, str(index))
+                structure = structure_of(_row(frame, frame if "numbers" in frame else file), str(index))
             yield structure
 
 
-def _of_frame(frame: ulm.Reader, header: ulm.Reader, source: str) -> Structure:
-    results: Any = frame.get("calculator", {})
-    numbers, cell = header.numbers, np.asarray(frame.cell)
-    constraints = json.loads(header.get("constraints", "[]"))
-    return Structure(
-        numbers=numbers,
-        positions=frame.positions,
-        source=source,
-        label="",
-        energy=float(results.get("energy", np.nan)),
-        forces=results.get("forces"),
-        cell=cell if cell.any() else None,
-        pbc=tuple(map(bool, header.pbc)),
-        tags=header.get("tags"),
-        fixed=fixed_atoms(constraints, len(numbers)) if constraints else None,
-    )
+def _row(frame: ulm.Reader, header: ulm.Reader) -> dict[str, Any]:
+    """Returns a frame as a row of ASE's databases, which name things alike."""
+    row = {name: header.get(name) for name in ("numbers", "pbc", "tags")}
+    row |= {
+        "positions": frame.positions,
+        "cell": frame.cell,
+        "constraints": json.loads(header.get("constraints", "[]")),
+    }
+    results = frame.get("calculator", {})
+    return row | {name: results.get(name) for name in ("energy", "forces")}
 
 
 def of_atoms(atoms: Atoms, source: str) -> Structure:

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import numpy as np
 
 from atomcsi.errors import InputError
-from atomcsi.files import open_lmdb
+from atomcsi.lmdb_file import LmdbFile
 from atomcsi.readers.raw import MEND_FILE, MEND_RECORD
 from atomcsi.structure import Structure
 from atomcsi.unpickle import load_plain, load_pyg_data
@@ -33,19 +32,20 @@ def entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         InputError: The file is damaged, or a pickle in it is not one of data.
     """
-    try:
-        with open_lmdb(path, mend=MEND_FILE) as file, file.begin() as transaction:
-            length = transaction.get(b"length")
-            count = file.stat()["entries"] if length is None else load_plain(length, path=path, record="length")
-            for index in range(count):
-                key = str(index)
-                record = transaction.get(key.encode())
-                if record is None:
-                    problem = f"is not there, but the file should have {count} records"
-                    raise InputError(path, problem, record=key, mend=MEND_FILE)
-                yield key, load_pyg_data(record, path=path, record=key)
-    except lmdb.Error as error:
-        raise InputError(path, f"is no readable LMDB: {error}", mend=MEND_FILE) from error
+    values = LmdbFile(path, mend=MEND_FILE).values()
+    length = values.get(b"length")
+    count = len(values) if length is None else load_plain(bytes(length), path=path, record="length")
+    if not isinstance(count, int):
+        raise InputError(path, f"is {count!r}, not a number", record="length", mend=MEND_FILE)
+    for index in range(count):
+        key = str(index)
+        if key.encode() not in values:
+            problem = f"is not there, but the file should have {count} records"
+            raise InputError(path, problem, record=key, mend=MEND_FILE)
+        data = load_pyg_data(bytes(values[key.encode()]), path=path, record=key)
+        if not isinstance(data, dict):
+            raise InputError(path, "is no torch_geometric Data", record=key, mend=MEND_RECORD)
+        yield key, data
 
 
 def structure_of(data: dict[str, Any], path: Path, key: str) -> Structure:

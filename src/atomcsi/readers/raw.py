@@ -42,7 +42,7 @@ def naming(path: Path, *more: type[Exception]) -> Iterator[None]:
     except PermissionError as error:
         raise InputError(path, "cannot be read", mend="ask its owner for the permission") from error
     except (*_DAMAGE, *more) as error:
-        raise InputError(path, f"is damaged or cut short: {error}", mend=MEND_FILE) from error
+        raise InputError(path, f"is damaged or cut short: {words(error)}", mend=MEND_FILE) from error
 
 
 @contextmanager
@@ -62,8 +62,12 @@ def parsing(path: Path, record: str, problem: str, mend: str = MEND_RECORD) -> I
     except KeyError as error:
         raise InputError(path, f"{problem}: {error} is missing or unknown", record=record, mend=mend) from error
     except Exception as error:
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(path, f"{problem}: {words}", record=record, mend=mend) from error
+        raise InputError(path, f"{problem}: {words(error)}", record=record, mend=mend) from error
+
+
+def words(error: Exception) -> str:
+    """Returns what an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextmanager

@@ -14,15 +14,13 @@ rule it holds the same structures twice. Other files in it (notes, hashes) and i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import lmdb
-
 from atomcsi.errors import InputError
-from atomcsi.files import open_lmdb
+from atomcsi.lmdb_file import LmdbFile
 from atomcsi.readers import ase_files, pyg_lmdb
 from atomcsi.readers.ase_db import aselmdb_structures, sqlite_structures
 from atomcsi.readers.base import Reader
@@ -33,12 +31,8 @@ from atomcsi.structure_lmdb import StructureLMDB
 
 
 def _lmdb_structures(path: Path) -> Iterator[Structure]:
-    try:
-        with open_lmdb(path, mend=MEND_FILE) as file, file.begin() as transaction:
-            ours = (transaction.get(b"metadata") or b"").startswith(b'{"schema": "atomcsi.')
-    except lmdb.Error as error:
-        raise InputError(path, f"is no readable LMDB: {error}", mend=MEND_FILE) from error
-    return iter(StructureLMDB(path)) if ours else pyg_lmdb.structures(path)
+    metadata = LmdbFile(path, mend=MEND_FILE).values().get(b"metadata", b"")
+    return iter(StructureLMDB(path)) if bytes(metadata[:20]) == b'{"schema": "atomcsi.' else pyg_lmdb.structures(path)
 
 
 _KINDS: Mapping[str, Callable[[Path], Iterator[Structure]]] = {
@@ -70,7 +64,7 @@ def open_structures(path: Path | str) -> Reader:
     """
     path = Path(path)
     reader = UserReader(path.parent, file=path.name)
-    reader.files()
+    reader.pieces()  # says at once what is wrong with the path
     return reader
 
 
@@ -89,19 +83,9 @@ class UserReader(Reader):
 
     def __iter__(self) -> Iterator[Structure]:
         """Yields the structures in order, as ``<file name>/<index>`` or ``part/<file name>/<index>``."""
-        prefix = f"{self.part}/" if self.part else ""
-        empty = True
-        for path in self.files():
-            for index, structure in enumerate(_KINDS[_kind(path)](path)):
-                empty = False
-                if problem := structure.problem():
-                    raise InputError(path, problem, record=f"structure {index}", mend=MEND_RECORD)
-                label = structure.label or label_of(structure.numbers, path, f"structure {index}")
-                yield replace(structure, source=f"{prefix}{path.name}/{index}", label=label)
-        if empty:
-            raise InputError(self.file, "holds no structures", mend="write it again")
+        return self.read(self.pieces())
 
-    def files(self) -> list[Path]:
+    def pieces(self) -> list[Path]:
         """Returns the files that are read, in natural order.
 
         Raises:
@@ -121,6 +105,22 @@ class UserReader(Reader):
         if len(kinds) > 1:
             raise InputError(self.file, f"holds files of several formats: {', '.join(kinds)}", mend="name one file")
         return natural_order(files)
+
+    def read(self, pieces: Sequence[Path]) -> Iterator[Structure]:
+        """Yields the structures of some files."""
+        for path in pieces:
+            yield from self._structures(path)
+
+    def _structures(self, path: Path) -> Iterator[Structure]:
+        prefix = f"{self.part}/{path.name}" if self.part else path.name
+        index = -1
+        for index, structure in enumerate(_KINDS[_kind(path)](path)):
+            if problem := structure.problem():
+                raise InputError(path, problem, record=f"structure {index}", mend=MEND_RECORD)
+            label = structure.label or label_of(structure.numbers, path, f"structure {index}")
+            yield replace(structure, source=f"{prefix}/{index}", label=label)
+        if index < 0:
+            raise InputError(path, "holds no structures", mend="write it again")
 
 
 def _kind(path: Path) -> str | None:
