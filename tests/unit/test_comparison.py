@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import ase.io
 import numpy as np
 import pandas as pd
 import pytest
+from ase import Atoms
 from ase.build import bulk, molecule
 
 import atomcsi
@@ -13,7 +15,9 @@ from atomcsi import comparison
 from atomcsi.cli import main
 from atomcsi.errors import AtomcsiError, ConfigError, InputError
 from atomcsi.files import read_json
+from atomcsi.readers.rmd17 import Rmd17Reader
 from atomcsi.report.comparison_page import SCHEMA
+from atomcsi.unpickle import load_pyg_data
 
 
 def molecules(names, n, seed=0):
@@ -181,3 +185,36 @@ def test_with_sevennet(tmp_path):
     found = atomcsi.compare(mine, near, metals(40), names=["mine", "near", "metal"], cache=tmp_path)
     assert found.selected == "near" and found.p_best == 1
     assert "Mind the extractor" in found.write(tmp_path / "page.html")[0].read_text()
+
+
+def pickled(path):
+    """The Data objects of a real sample as Atoms."""
+    found = []
+    for data in load_pyg_data(path):
+        cell = np.reshape(data["cell"], (3, 3)) if "cell" in data else None
+        numbers, positions = np.asarray(data["atomic_numbers"], int), np.asarray(data["pos"], float)
+        found.append(Atoms(numbers, positions, cell=cell, pbc=cell is not None))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_on_real_data_the_ranking_is_the_papers(real, tmp_path):
+    """Molecular sets are far nearer to rMD17 and QM9 than OC20 and OC22 are (paper, section 2)."""
+    candidates = {
+        "ani1x": pickled(real / "ani1x" / "ani1x_pickle16_train.pkl"),
+        "transition1x": pickled(real / "transition1x" / "trans1x_pickle16_train.pkl"),
+        "oc20": [atoms for path in sorted((real / "oc20").glob("*.traj")) for atoms in ase.io.read(path, "::10")],
+        "oc22": pickled(real / "oc22" / "oc22_pickle16_train.pkl"),
+    }
+    aspirin = [
+        Atoms(structure.numbers, structure.positions)
+        for structure in itertools.islice(Rmd17Reader(real / "rmd17", file="rmd17_aspirin_train_01.npz"), 0, 1000, 10)
+    ]
+    downstream = {"rmd17": aspirin, "qm9": ase.io.read(real / "qm9" / "qm9_reduced_100.xyz", ":")}
+    for name, mine in downstream.items():
+        names = [name, *candidates]
+        found = atomcsi.compare(mine, *candidates.values(), names=names, cache=tmp_path, sampling="random")
+        csi = found.table.set_index("upstream")["estimate"]
+        assert csi[["oc20", "oc22"]].min() > 3 * csi[["ani1x", "transition1x"]].max()
+        assert found.p_best is not None and found.selected in ("ani1x", "transition1x")

@@ -70,10 +70,12 @@ def sentences(comparison: Comparison) -> list[str]:
         mix = comparison.mixes["best"]
         parts = sorted((item for item in mix["weights"].items() if item[1]), key=lambda item: -item[1])
         if len(parts) == 1:
-            found.append("No mix of the candidates is nearer than it alone.")
+            found.append("No mix of the candidates is nearer than the nearest of them alone.")
         else:
-            words = ", ".join(f"{percent(share)} {name}" for name, share in parts)
-            found.append(f"The mix that is nearest of all has {number(mix['csi'])}: {words} (shares of atoms).")
+            words = " and ".join(f"{percent(share)} {name}" for name, share in parts)
+            single = min(comparison.mixes["single"].values())
+            effect = f"takes CSI of the samples from {number(single)} to {number(mix['csi'])}"
+            found.append(f"Mixing {words} of the atoms {effect}.")
     return found
 
 
