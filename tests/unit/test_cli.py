@@ -19,7 +19,8 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in ("check", "compare", "effective-rank", "info", "pretrain", "finetune"))
+    known = ("check", "compare", "convert", "effective-rank", "info", "lmdb", "pretrain", "finetune")
+    assert all(name in text for name in known)
 
 
 def test_check(repository, monkeypatch, capsys):
@@ -51,6 +52,30 @@ def test_info(toy_lmdb, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["info", str(tmp_path / "x.txt")])
     assert stop.value.code == 1
+
+
+def test_lmdb_commands(toy_lmdb, tmp_path, capsys):
+    path = str(toy_lmdb(4).path)
+    main(["info", path])
+    main(["lmdb", "info", path, "--json"])
+    found = capsys.readouterr().out
+    assert found == 2 * found[: len(found) // 2]  # one and the same
+    main(["lmdb", "info", path])
+    table = capsys.readouterr().out
+    assert "structures           4\n" in table and "elements             H 16, C 5, O 4\n" in table
+    main(["lmdb", "verify", path])
+    assert "good; 4 structures" in capsys.readouterr().out
+    main(["lmdb", "export", path, str(tmp_path / "toy.aselmdb")])
+    assert "4 structures" in capsys.readouterr().out and (tmp_path / "toy.aselmdb").exists()
+
+
+def test_lmdb_verify_names_the_damaged_record(toy_lmdb):
+    path = toy_lmdb(4).path
+    content = path.read_bytes().replace(b"toy/2", b"toy/3")
+    path.write_bytes(content)
+    found = run("lmdb", "verify", path)
+    assert found.returncode == 1 and found.stderr.count("\n") == 1
+    assert "toy.lmdb: structure 2: is damaged: its checksum is wrong (delete it and run again)" in found.stderr
 
 
 @pytest.mark.parametrize(("content", "problem"), [(None, "is missing"), ("{", "is no JSON")])
