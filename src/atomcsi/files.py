@@ -123,19 +123,18 @@ def read_json(path: Path | str, schema: str | None) -> Any:
     return content
 
 
-def open_lmdb(path: Path | str, *, mend: str, readahead: bool = True) -> lmdb.Environment:
+def open_lmdb(path: Path | str, *, mend: str) -> lmdb.Environment:
     """Opens an LMDB file for reading.
 
     Args:
         path: The file.
         mend: What an error tells the user to do.
-        readahead: Whether the system reads ahead, which random access does not want.
 
     Raises:
         InputError: The file is no LMDB, or cut off.
     """
     try:
-        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=readahead)
+        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False)
     except lmdb.Error as error:
         raise InputError(path, f"is no readable LMDB: {error}", mend=mend) from error
     # Reading pages beyond the file's end would kill the process.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from ase import units
@@ -56,16 +56,6 @@ class Structure:
     def __len__(self) -> int:
         """Number of atoms."""
         return len(self.numbers)
-
-    def in_base_units(self, energy: float, length: float) -> Structure:
-        """Returns the structure with energies and lengths multiplied by these, forces by their quotient."""
-        return replace(
-            self,
-            positions=self.positions * length,
-            energy=self.energy * energy,
-            forces=None if self.forces is None else self.forces * (energy / length),
-            cell=None if self.cell is None else self.cell * length,
-        )
 
     def problem(self) -> str:
         """Says in a few words why the structure cannot be used; empty if it can."""
