@@ -10,7 +10,7 @@ from typing import get_args
 
 from atomcsi import __version__
 from atomcsi.errors import InputError
-from atomcsi.jobs import job, set_threads
+from atomcsi.jobs import job, keep_freed_memory, set_threads
 from atomcsi.registry import DISTANCES
 from atomcsi.sampling import Aggregation, Method, Resample
 
@@ -160,6 +160,8 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    set_threads(1)  # what pays are processes
+    keep_freed_memory()
     from atomcsi.comparison import compare
 
     if options.out is not None and options.out.suffix != ".html":

@@ -259,7 +259,7 @@ def _store(source: Source, name: str, folder: Path) -> StructureLMDB:
     if isinstance(source, Path | str):
         reader = open_structures(source)
         content = hashlib.sha256(f"read@{STEPS['convert']}".encode())
-        for path in reader.files():
+        for path in reader.pieces():
             content.update(f"{path.name} {digest(path, 'sha256')}".encode())
         path = folder / f"{content.hexdigest()}.lmdb"
         if not path.exists():

@@ -56,10 +56,6 @@ class _Bundle:
     pieces: Sequence[Any]
     path: Path
 
-    @property
-    def reader(self) -> Reader:
-        return _reader(self.entry, self.raw, self.part)
-
 
 def convert(dataset: Conversion, name: str, raw: Path, folder: Path, *, threads: int = 1) -> dict[str, dict[str, Any]]:
     """Converts a dataset: ``<split>.lmdb`` for each of its splits; every structure is read once.
@@ -83,6 +79,7 @@ def convert(dataset: Conversion, name: str, raw: Path, folder: Path, *, threads:
         ConfigError: The source is too small for its split.
         AtomcsiError: A worker was killed.
     """
+    _reader.cache_clear()
     work = resume_folder(folder / "parts", _plan(dataset, raw))
     try:
         parts = _parts(dataset)
@@ -189,6 +186,7 @@ def _plan(dataset: Conversion, raw: Path) -> dict[str, Any]:
 
 
 def _bundles(dataset: Conversion, raw: Path, part: str | None, folder: Path) -> list[_Bundle]:
+    """Returns the bundles of a part of the source, in its order."""
     entry = dataset.model_dump_json()
     pieces = _reader(entry, raw, part).pieces()
     size = -(-len(pieces) // _BUNDLES)
@@ -241,7 +239,7 @@ def _batches(bundle: _Bundle) -> Iterator[StructureBatch]:
     reference = _reference(dataset, bundle.raw)
     energy, length = ENERGY_UNITS[dataset.units.energy], LENGTH_UNITS[dataset.units.length]
     factors = [ENERGY_UNITS.get(unit, 1.0) for unit in dataset.properties.values()]
-    structures = bundle.reader.read(bundle.pieces)
+    structures = _reader(bundle.entry, bundle.raw, bundle.part).read(bundle.pieces)
     while members := list(islice(structures, BLOCK)):
         try:
             batch = StructureBatch.of(members, tuple(dataset.properties))
@@ -261,6 +259,7 @@ def _reference(dataset: Conversion, raw: Path) -> np.ndarray | None:
 
 
 def _groups(bundle: _Bundle) -> Iterable[str]:
+    """The group of every structure of a bundle."""
     if bundle.path.stat().st_size == 0:
         return []
     store = StructureLMDB(bundle.path)
@@ -295,6 +294,7 @@ def _assemble(
 
 
 def _members(bundles: Sequence[_Bundle], members: np.ndarray | None) -> Iterator[StructureBatch]:
+    """Yields the structures of the bundles that the mask says; all without one."""
     start = 0
     for bundle in bundles:
         if bundle.path.stat().st_size == 0:
@@ -310,7 +310,7 @@ def _members(bundles: Sequence[_Bundle], members: np.ndarray | None) -> Iterator
 
 @cache
 def _reader(entry: str, raw: Path, part: str | None) -> Reader:
-    """A reader is kept, for some hold large tables of labels."""
+    """A reader is kept during a conversion, for some hold large tables of labels."""
     return open_reader(Conversion.model_validate_json(entry), raw, part)
 
 

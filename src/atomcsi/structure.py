@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from ase import units
@@ -57,16 +57,6 @@ class Structure:
         """Number of atoms."""
         return len(self.numbers)
 
-    def in_base_units(self, energy: float, length: float) -> Structure:
-        """Returns the structure with energies and lengths multiplied by these, forces by their quotient."""
-        return replace(
-            self,
-            positions=self.positions * length,
-            energy=self.energy * energy,
-            forces=None if self.forces is None else self.forces * (energy / length),
-            cell=None if self.cell is None else self.cell * length,
-        )
-
     def problem(self) -> str:
         """Says in a few words why the structure cannot be used; empty if it can."""
         n = len(self.numbers)
@@ -90,7 +80,7 @@ class Structure:
                 return f"has the property '{name}' that is not finite (NaN or infinite)"
         if self.cell is not None and not (np.abs(self.cell) < LARGEST).all():
             return "has a cell that is not finite"
-        if any(self.pbc) and (self.cell is None or abs(np.linalg.det(self.cell)) < 1e-6):
+        if any(self.pbc) and (self.cell is None or not repeats(self.cell, np.array(self.pbc))):
             return "is periodic but has no cell with a volume"
         for name in ("tags", "fixed"):
             array = getattr(self, name)
@@ -99,6 +89,24 @@ class Structure:
         if self.tags is not None and (self.tags.min() < 0 or self.tags.max() > 255):
             return "has tags outside 0 to 255"
         return ""
+
+
+def repeats(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """Whether the lattice vectors along periodic directions are independent of each other.
+
+    The others may be anything, zero included.
+
+    Args:
+        cell: Lattice vectors as rows in Angstrom, shape (..., 3, 3).
+        pbc: Periodicity along them, shape (..., 3).
+
+    Returns:
+        Shape (...); True where no direction is periodic.
+    """
+    vectors = np.where(pbc[..., None], cell, 0.0).astype(float)
+    # The squared volume, area or length that the periodic vectors span.
+    gram = vectors @ np.swapaxes(vectors, -1, -2) + np.where(pbc[..., None], 0.0, np.eye(3))
+    return np.linalg.det(gram) > 1e-12
 
 
 def hill_formula(numbers: np.ndarray) -> str:

@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from atomcsi.structure import LARGEST, MAX_ATOMIC_NUMBER, Structure
+from atomcsi.structure import LARGEST, MAX_ATOMIC_NUMBER, Structure, repeats
 
 #: Bits of :attr:`StructureBatch.flags`: periodicity along each lattice vector, and which labels a structure has.
 PBC, FORCES, CELL, TAGS, FIXED = (1, 2, 4), 8, 16, 32, 64
@@ -108,11 +108,10 @@ class StructureBatch:
         return self.forces if has.all() else self.forces[np.repeat(has, self.natoms)]
 
     def _check(self) -> None:
-        periodic = (self.flags & sum(PBC)) != 0
         if (
             not all(map(_fits, (self.positions, self.known_forces, self.cell, self.properties)))
             or np.isinf(self.energy).any()
-            or (np.abs(np.linalg.det(self.cell[periodic])) < 1e-6).any()
+            or not repeats(self.cell, self.pbc).all()
         ):
             raise ValueError("a structure with values that are not finite, or periodic without a volume")
 

@@ -48,7 +48,7 @@ def encode(batch: StructureBatch, first: int) -> list[tuple[bytes, int]]:
     head, properties = headers.tobytes(), batch.properties.astype("<f8").tobytes()
     cell, positions, forces = (array.astype("<f4").tobytes() for array in (batch.cell, batch.positions, batch.forces))
     atoms, tags = (batch.numbers + batch.fixed * np.uint8(HELD)).tobytes(), batch.tags.tobytes()
-    width, size = (properties and 8 * batch.properties.shape[1]) or 0, HEADER.size
+    width, size = 8 * batch.properties.shape[1], HEADER.size
     stops = np.cumsum(batch.natoms)
     bounds = zip((stops - batch.natoms).tolist(), stops.tolist(), batch.flags.tolist(), sources, strict=True)
     records = []

@@ -11,6 +11,7 @@ import torch
 import yaml
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
+from ase.geometry import wrap_positions
 from scipy.spatial.transform import Rotation
 
 from atomcsi.errors import AtomcsiError, ConfigError
@@ -197,6 +198,17 @@ class TestBatch:
 
     def test_forces_are_none_without_any(self, ethanol):
         assert batch([ethanol]).forces is None
+
+    @pytest.mark.parametrize("pbc", [(True, True, True), (True, True, False), (False, True, False), (False,) * 3])
+    def test_atoms_are_wrapped_as_ase_does(self, pbc):
+        """Along periodic directions only; together with a molecule."""
+        cell = np.array([[3.0, 1.0, 0.0], [0.0, 4.0, 1.0], [1.0, 0.0, 9.0]])
+        positions = np.random.default_rng(0).uniform(-9, 9, (20, 3))
+        crystal = structure(Atoms("H20", positions=positions, cell=cell, pbc=pbc))
+        both = collate([structure(molecule("H2O")), crystal], vacuum=5.0, dtype=torch.float64)
+        expected = wrap_positions(positions, both.cell[1].numpy(), pbc)
+        np.testing.assert_allclose(both.positions[3:].numpy(), expected, atol=1e-12)
+        assert np.array_equal(both.positions[:3].numpy(), molecule("H2O").positions)
 
     def test_joined_batches_equal_one(self, ethanol, slab, water):
         water.forces = np.ones((3, 3))

@@ -137,6 +137,12 @@ def test_same_structures_same_fingerprint(tmp_path, toy_structures):
     assert first == again != other
 
 
+def test_the_fingerprint_is_that_of_every_machine(tmp_path):
+    """Of the documented bytes, so that results that name it can be compared; a change needs another schema."""
+    found = write_structures(tmp_path / "x.lmdb", [slab(), bare()], property_names=["gap"], provenance={"by": "me"})
+    assert found["fingerprint"] == "31855ef52bb10707cee00cbc9c7fbc4c3762679241050dba8d2c01308f32eec5"
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_an_open_file_can_be_handed_to_workers(toy_lmdb, method):
     store = toy_lmdb(4)

@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 
 from atomcsi.config import BackboneSpec, Task, TrainSettings
 from atomcsi.errors import AtomcsiError, InputError
-from atomcsi.models.batch import collate
+from atomcsi.models.batch import AtomBatch, collate
 from atomcsi.models.potential import Potential, Prediction
-from atomcsi.structure_batch import StructureBatch
-from atomcsi.structure_lmdb import StructureLMDB, write_structures
+from atomcsi.structure_batch import StructureBatch, batches_of
+from atomcsi.structure_lmdb import StructureLMDB, write_batches, write_structures
 from atomcsi.training.data import LabelledStructures, loader
 from atomcsi.training.module import PotentialModule
 from atomcsi.training.normalisation import Normaliser
@@ -97,6 +97,36 @@ def test_order_depends_on_seed_and_epoch_only(toy_lmdb):
     assert order(0, 3) != order(0, 4)
     assert order(0, 3) != order(1, 3)
     assert sorted(order(0, 3)) == list(range(20))
+
+
+@pytest.mark.parametrize("target", ["energy", "gap"])
+def test_a_batch_is_that_of_its_structures(tmp_path, toy_structures, target):
+    structures = toy_structures(9)
+    for number, structure in enumerate(structures):
+        structure.properties = {"mu": 0.0, "gap": 10.0 + number}
+    write_structures(tmp_path / "x.lmdb", structures, property_names=["mu", "gap"], provenance={})
+    labelled = LabelledStructures(StructureLMDB(tmp_path / "x.lmdb"), target=target, limit=5, seed=1)
+    (found,) = loader(labelled, batch_size=5, vacuum=5.0)
+    expected = collate([labelled[position] for position in range(5)], vacuum=5.0)
+    for name in AtomBatch.__slots__:
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0, equal_nan=True)
+    assert (found.forces is None) == (target == "gap")
+    assert [len(batch) for batch in labelled.batches(3)] == [3, 2]
+
+
+def test_a_published_reference_is_trained_with(tmp_path, toy_structures):
+    reference = np.zeros(119)
+    reference[[1, 6, 8]] = -10.0, -100.0, -200.0
+    for provenance, expected in (({"linear_reference": "x.npz"}, [-10.0, -100.0, -200.0]), ({}, None)):
+        path = tmp_path / "x.lmdb"
+        write_batches(path, batches_of(toy_structures(9), 4), provenance=provenance, reference=reference)
+        labelled = LabelledStructures(StructureLMDB(path), target="energy")
+        if expected is None:
+            assert labelled.reference is None
+        else:
+            normaliser = Normaliser.fit(labelled.batches(), labelled.reference)
+            assert normaliser.reference[[1, 6, 8]].tolist() == expected
+            assert normaliser.energy_scale == labelled.store.metadata["energy_std"]
 
 
 @pytest.fixture
