@@ -22,7 +22,7 @@ from atomcsi.readers.qm9 import Qm9Reader
 from atomcsi.readers.rmd17 import Rmd17Reader
 from atomcsi.readers.spice import SpiceReader
 from atomcsi.readers.transition1x import Transition1xReader
-from atomcsi.readers.user import UserReader
+from atomcsi.readers.user import UserReader, open_structures
 
 KCAL = units.kcal / units.mol
 CH4 = np.array([6, 1, 1, 1, 1], dtype=np.uint8)
@@ -401,6 +401,10 @@ def test_oc22_reads_the_real_samples_of_its_layout(tmp_path, real, name, label, 
         assert structure.pbc == (pbc, pbc, pbc)
         np.testing.assert_array_equal(structure.forces, entry.force.numpy())
         np.testing.assert_array_equal(structure.numbers, entry.atomic_numbers.numpy())
+    # A user's folder of the same kind.
+    users = list(open_structures(tmp_path))
+    assert [s.source for s in users] == [f"data.0000.lmdb/{i}" for i in range(16)]
+    assert [s.energy for s in users] == [s.energy for s in structures]
 
 
 @pytest.mark.parametrize(
