@@ -179,6 +179,14 @@ def test_damaged_hdf5(tmp_path, reader, names, group):
     refuses(reader(tmp_path, file="a.h5"), "a.h5: C1H4: holds the atomic number 124, which is no element")
 
 
+def test_a_shape_beyond_all_memory(tmp_path):
+    shapes = [(5,), (1 << 40, 5, 3), (1 << 40,), (1 << 40, 5, 3)]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, shape in zip(ANI1X, shapes, strict=True):
+            file.create_dataset(f"C1H4/{name}", shape, "f8", chunks=True)
+    refuses(Ani1xReader(tmp_path, file="a.h5"), "a.h5: is damaged or cut short: Unable to allocate")
+
+
 @pytest.mark.parametrize(("reader", "names", "group"), READERS_OF_HDF5[1:])
 def test_nan_in_hdf5(tmp_path, reader, names, group):
     numbers, positions, energies, forces = random_frames()
