@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from atomcsi.errors import ConfigError, did_you_mean
 from atomcsi.registry import READERS
-from atomcsi.yaml_source import Entry, YamlSource
+from atomcsi.yaml_source import Entry, YamlSource, laid_over
 
 #: Ids never hold two hyphens or an underscore, so ``__`` separates them in file names.
 ID_PATTERN = "[a-z0-9]+(-[a-z0-9]+)*"
@@ -286,13 +286,4 @@ def _datasets(source: YamlSource) -> Iterator[tuple[str, tuple[str, ...], Any]]:
         for variant, own in entry["variants"].items():
             if "files" in own:
                 raise source.error((key, "variants", variant, "files"), "a family shares its files")
-            yield f"{key}-{variant}", (key, "variants", variant), _laid_over(common, own)
-
-
-def _laid_over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns ``base`` with the keys of ``own`` in place of, or where both are mappings inside, its own."""
-    merged = dict(base)
-    for key, value in own.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _laid_over(merged[key], value) if both else value
-    return merged
+            yield f"{key}-{variant}", (key, "variants", variant), laid_over(common, own)

@@ -20,7 +20,7 @@ from atomcsi.catalogue import ID_PATTERN, Catalogue, Dataset, Id, PositiveInt
 from atomcsi.errors import ConfigError, did_you_mean
 from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, keywords, load
 from atomcsi.sampling import Aggregation, Method, Resample
-from atomcsi.yaml_source import Entry, YamlSource
+from atomcsi.yaml_source import Entry, YamlSource, laid_over
 
 #: How a metric's unit follows from eV and Angstrom, or from the unit that a property keeps.
 METRIC_UNITS: Mapping[str, float] = {"eV/angstrom": 1.0, "meV/angstrom": 1e3, "eV": 1.0, "meV": 1e3, "1/cm": 1.0}
@@ -275,15 +275,8 @@ def extractor_catalogue(changes: Path | None = None) -> dict[str, ExtractorSpec]
     if changes is None or not changes.exists():
         return ours.parse_all(ExtractorSpec, ID_PATTERN)
     source = YamlSource(changes)
-    source.content = _merged(ours.content, source.content)
+    source.content = laid_over(ours.content, source.content)
     return source.parse_all(ExtractorSpec, ID_PATTERN)
-
-
-def _merged(entry: Any, changes: Any) -> Any:
-    """Returns ``entry`` with what ``changes`` gives in its place, key by key."""
-    if not (isinstance(entry, Mapping) and isinstance(changes, Mapping)):
-        return changes
-    return {**entry, **{key: _merged(entry.get(key), value) for key, value in changes.items()}}
 
 
 def parse_entry(model: type[T], content: Any, origin: str) -> T:

@@ -101,7 +101,7 @@ class YamlSource:
             if not re.fullmatch(id_pattern, str(name)):
                 raise self.error((*loc, name), "an id has lower-case letters, digits and single hyphens")
             if not isinstance(entry, dict):
-                raise self.error((*loc, name), "must hold 'key: value' entries")
+                raise self.error((*loc, name), f"must hold 'key: value' entries, not {entry!r}")
 
     def known(self, *loc: str | int, name: str, entries: Any, kind: str) -> None:
         """Checks that ``name`` is one of ``entries``."""
@@ -124,3 +124,10 @@ class YamlSource:
                 break
         where = f"{self.path}:{line}" if line else f"{self.path}"
         return ConfigError(f"{where}: {'.'.join(map(str, loc))}: {problem}")
+
+
+def laid_over(base: Any, own: Any) -> Any:
+    """Returns ``own``; where both are mappings, ``base`` with the keys of ``own`` laid over its own, at every depth."""
+    if not (isinstance(base, Mapping) and isinstance(own, Mapping)):
+        return own
+    return {**base, **{key: laid_over(base.get(key), value) for key, value in own.items()}}

@@ -58,6 +58,7 @@ def images() -> list[Atoms]:
     generator, found = np.random.default_rng(0), []
     for index in range(12):
         atoms = molecule("CH3OH") if index % 2 else fcc111("Cu", (1, 1, 3), vacuum=5.0, periodic=True)
+        atoms.info.clear()  # extxyz cannot hold what ASE remembers of the surface
         if index % 2 == 0:
             atoms.set_constraint(FixAtoms([0]))
         forces = generator.normal(size=(len(atoms), 3))

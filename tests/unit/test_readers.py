@@ -22,7 +22,7 @@ from atomcsi.readers.qm9 import Qm9Reader
 from atomcsi.readers.rmd17 import Rmd17Reader
 from atomcsi.readers.spice import SpiceReader
 from atomcsi.readers.transition1x import Transition1xReader
-from atomcsi.readers.user import UserReader
+from atomcsi.readers.user import UserReader, open_structures
 
 KCAL = units.kcal / units.mol
 CH4 = np.array([6, 1, 1, 1, 1], dtype=np.uint8)
@@ -177,6 +177,14 @@ def test_damaged_hdf5(tmp_path, reader, names, group):
 
     write_hdf5(path, {group: (numbers + 118, positions, energies, forces)}, names)
     refuses(reader(tmp_path, file="a.h5"), "a.h5: C1H4: holds the atomic number 124, which is no element")
+
+
+def test_a_shape_beyond_all_memory(tmp_path):
+    shapes = [(5,), (1 << 40, 5, 3), (1 << 40,), (1 << 40, 5, 3)]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, shape in zip(ANI1X, shapes, strict=True):
+            file.create_dataset(f"C1H4/{name}", shape, "f8", chunks=True)
+    refuses(Ani1xReader(tmp_path, file="a.h5"), "a.h5: is damaged or cut short: Unable to allocate")
 
 
 @pytest.mark.parametrize(("reader", "names", "group"), READERS_OF_HDF5[1:])
@@ -401,6 +409,10 @@ def test_oc22_reads_the_real_samples_of_its_layout(tmp_path, real, name, label, 
         assert structure.pbc == (pbc, pbc, pbc)
         np.testing.assert_array_equal(structure.forces, entry.force.numpy())
         np.testing.assert_array_equal(structure.numbers, entry.atomic_numbers.numpy())
+    # A user's folder of the same kind.
+    users = list(open_structures(tmp_path))
+    assert [s.source for s in users] == [f"data.0000.lmdb/{i}" for i in range(16)]
+    assert [s.energy for s in users] == [s.energy for s in structures]
 
 
 @pytest.mark.parametrize(

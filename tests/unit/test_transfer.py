@@ -254,14 +254,29 @@ def test_mirrors(publisher, tmp_path, monkeypatch):
         fetch(str(tmp_path / "none"))
 
 
+FETCH = """
+import resource, sys
+from pathlib import Path
+from atomcsi.catalogue import SourceFile
+from atomcsi.download import fetch_files
+raw, largest = Path(sys.argv[1]), int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+fetch_files([SourceFile.model_validate_json(sys.argv[2])], "toy", raw, raw, raw / "manifest.json")
+"""
+
+
+def test_a_disk_that_takes_no_more(publisher, tmp_path):
+    command = [sys.executable, "-c", FETCH, str(tmp_path), source(publisher).model_dump_json()]
+    done = subprocess.run([*command, "1000000"], capture_output=True, text=True, timeout=60)
+    assert "cannot be written: File too large (mend that and run again: it goes on where it stopped)" in done.stderr
+    assert not (tmp_path / "data.bin").exists()
+    subprocess.run([*command, "-1"], check=True, timeout=60)
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    assert publisher.asked[1] is not None
+
+
 def test_killed_and_run_again(publisher, tmp_path):
-    script = (
-        "import sys; from pathlib import Path; from atomcsi.catalogue import SourceFile;"
-        "from atomcsi.download import fetch_files; raw = Path(sys.argv[1]);"
-        "files = [SourceFile.model_validate_json(sys.argv[2])];"
-        "fetch_files(files, 'toy', raw, raw, raw / 'manifest.json')"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path), source(publisher).model_dump_json()]
+    command = [sys.executable, "-c", FETCH, str(tmp_path), source(publisher).model_dump_json(), "-1"]
     part = tmp_path / ".data.bin.part"
     for _ in range(2):
         publisher.tricks = ["slow"]

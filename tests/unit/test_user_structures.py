@@ -56,6 +56,7 @@ def images() -> list[Atoms]:
     """A molecule, and a slab with tags and a fixed layer: numbers and periodicity change."""
     slab = fcc111("Cu", (1, 1, 3), vacuum=5.0, periodic=True)
     slab.set_constraint(FixAtoms([0, 1]))
+    slab.info.clear()  # extxyz cannot hold what ASE remembers of the surface
     return [labelled(molecule("CH3OH"), 0), labelled(slab, 1)]
 
 

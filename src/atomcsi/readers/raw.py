@@ -80,7 +80,8 @@ def opened(path: Path, mode: str = "rt") -> Iterator[IO[Any]]:
 @contextmanager
 def hdf5(path: Path) -> Iterator[h5py.File]:
     """Opens an HDF5 file for reading."""
-    with naming(path, KeyError, RuntimeError, TypeError, ValueError), h5py.File(path, "r") as file:
+    # A damaged shape may ask for more memory than there is.
+    with naming(path, KeyError, MemoryError, RuntimeError, TypeError, ValueError), h5py.File(path, "r") as file:
         yield file
 
 
