@@ -78,7 +78,7 @@ def embed(
         "structures": len(structures),
         "eligible": len(eligible),
         "drawn": len(sample),
-        "versions": versions("torch", "numpy", "sevenn", "fairchem-core"),
+        "versions": versions("torch", "numpy", "matscipy", "sevenn", "chgnet", "fairchem-core"),
     }
     parts = resume_folder(path.with_name(path.name + ".parts"), plan)
 
