@@ -28,6 +28,8 @@ from atomcsi.structure import Structure
 from benchmarks.harness import Record, in_process, in_turn, seconds
 
 CATALOGUE = extractor_catalogue()
+#: Features of EquiformerV2-31M that are invariant, the first ones.
+_INVARIANT = 128
 
 
 def run() -> Iterator[Record]:
@@ -96,9 +98,9 @@ def _equiformer() -> Iterator[Record]:
     what, atoms = "extractors: equiformer-v2 31M", sum(map(len, _mixture()))
     against = f"{what}, bf16, against fairchem's model"
     yield _rate(against, atoms, ours, plain, target=2.5, unit="atoms/s", peak_mb=peaks[0])
-    yield Record(name=f"{what}, peak memory", ours=peaks[0], baseline=peaks[1], unit="MB", target=1500)
-    shift = abs(_csi(features) / _csi(plain_features) - 1)
-    yield Record(name=f"{what}, shift of CSI", ours=100 * shift, unit="%", target=0.5)
+    yield Record(name=f"{what}, peak memory", ours=peaks[0], unit="MB", target=1500)
+    shift = max(abs(_csi(features, dim) / _csi(plain_features, dim) - 1) for dim in (_INVARIANT, None))
+    yield Record(name=f"{what}, largest shift of CSI", ours=100 * shift, unit="%", target=0.5)
 
 
 def _in_turn_apart(
@@ -183,9 +185,9 @@ def _mixture() -> list[Structure]:
     return structures
 
 
-def _csi(features: Sequence[np.ndarray]) -> float:
-    """CSI between one half of the molecules and the other, nearer to each other than to slabs."""
-    molecules = [rows for rows, structure in zip(features, _mixture(), strict=True) if structure.cell is None]
+def _csi(features: Sequence[np.ndarray], dim: int | None) -> float:
+    """CSI by the first ``dim`` features between two halves of the molecules, which are nearer than slabs are."""
+    molecules = [rows[:, :dim] for rows, each in zip(features, _mixture(), strict=True) if each.cell is None]
     halves = [Moments.of(np.concatenate(molecules[start::2])) for start in range(2)]
     return frechet(*halves).value
 

@@ -22,6 +22,9 @@ from atomcsi.structure import Structure
 
 logger = logging.getLogger(__name__)
 
+#: What a process of a pool works with.
+_extractor: Extractor
+
 _LESS = "lower max_atoms and max_edges of the extractor"
 
 
@@ -77,6 +80,7 @@ def extract(
 
     How structures fall into batches, and batches to processes, changes features only by the order of sums in
     float32: by less than 1e-5 of the largest feature, for EquiformerV2 1e-4 because it sees edges in random frames.
+    With its bf16 it is 2 %, for which the number of processes still makes no difference: batches do not depend on it.
 
     Args:
         structures: The structures, in Angstrom.
@@ -169,7 +173,3 @@ def _start_worker(spec: ExtractorSpec, checkpoint: Path | None, device: str) -> 
 
 def _work(structures: Sequence[Structure]) -> list[np.ndarray]:
     return _features(_extractor, structures)
-
-
-#: What a process of a pool works with.
-_extractor: Extractor
