@@ -8,6 +8,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,9 @@ def in_turn(ours: Callable[[], object], baseline: Callable[[], object], repeats:
 
 def in_process(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     """Calls a module's function in a fresh process; returns its result and the peak memory of that process in MB."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_with_peak, (function, arguments))
+    # Not multiprocessing's own pool, whose processes may not have children.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_with_peak, function, arguments).result()
 
 
 def _with_peak(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, float]:

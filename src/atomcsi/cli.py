@@ -6,10 +6,18 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from atomcsi import __version__
 from atomcsi.errors import InputError
 from atomcsi.jobs import job, set_threads
+from atomcsi.registry import DISTANCES
+from atomcsi.sampling import Aggregation, Method, Resample
+
+_COMPARE = """Prints which candidate dataset is nearest to yours by CSI, with 95 % intervals and the probability that
+it is the nearest. A dataset is a file or folder: extended XYZ (.extxyz, .xyz; also .gz, .xz, .bz2), ASE's databases and
+trajectories (.db, .traj), .aselmdb, .lmdb (ours, fairchem's or JMP's), .cif, .pdb, POSCAR, or an embedding file of ours
+(.h5). Structures and embeddings are cached by their content."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,11 +48,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--log", type=Path, help="log file; also on the terminal")
     command.set_defaults(run=_convert)
 
-    command = commands.add_parser("csi", help="measure the distance between two embedding files")
-    command.add_argument("upstream", type=Path, help="HDF5 file of embeddings")
-    command.add_argument("downstream", type=Path, help="HDF5 file of embeddings")
-    command.add_argument("--distance", default="frechet", help="default: %(default)s, the paper's CSI")
-    command.set_defaults(run=_csi)
+    command = commands.add_parser(
+        "compare",
+        help="find which candidate to pretrain on is nearest to a dataset of your own",
+        description=_COMPARE,
+    )
+    _add_compare_options(command)
+    command.set_defaults(run=_compare)
+
+    command = commands.add_parser("effective-rank", help="in how many directions the features of embedding files vary")
+    command.add_argument("files", type=Path, nargs="+", metavar="FILE", help="HDF5 file of embeddings")
+    command.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
+    command.set_defaults(run=_effective_rank)
 
     command = commands.add_parser("info", help="print what a file of ours holds (.lmdb, .h5, .json)")
     command.add_argument("file", type=Path)
@@ -66,6 +81,29 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--init", type=Path, help="folder of a pretrained model; without it, from scratch")
     command.set_defaults(run=_finetune)
     return parser
+
+
+def _add_compare_options(command: argparse.ArgumentParser) -> None:
+    default = "(default: %(default)s)"
+    add = command.add_argument
+    add("mine", type=Path, metavar="MINE", help="the dataset that you want a model for")
+    add("candidates", type=Path, nargs="+", metavar="CANDIDATE", help="datasets to pretrain on")
+    add("--names", nargs="+", metavar="NAME", help="what to call them, yours first; else the names of the files")
+    extractors = "sevennet-0, chgnet, equiformer-v2, gemnet-oc or composition"
+    add("--extractor", default="sevennet-0", metavar="ID", help=f"{extractors} {default}")
+    add("--checkpoint", type=Path, metavar="FILE", help="weights, for equiformer-v2 and gemnet-oc")
+    add("--n", type=int, default=10_000, help=f"structures of each dataset that are embedded at most {default}")
+    add("--sampling", choices=get_args(Method), default="balanced", help=f"how candidates are drawn from {default}")
+    add("--distance", choices=sorted(DISTANCES), default="frechet", help=f"frechet is CSI {default}")
+    add("--aggregation", choices=get_args(Aggregation), default="flat", help=f"flat: atoms; else structures {default}")
+    resampled = "what error bars take as independent: structures, or all of one formula"
+    add("--resample", choices=get_args(Resample), default="structures", help=f"{resampled} {default}")
+    add("--seed", type=int, default=0, help=f"seed of sampling and resampling {default}")
+    add("--device", default="auto", help=f"cpu, cuda, or auto {default}")
+    add("--processes", type=int, help="processes that embed; else as many as pay")
+    add("--cache", type=Path, metavar="FOLDER", help="cache; else $ATOMCSI_CACHE, or the system's cache folder")
+    add("--out", type=Path, metavar="PAGE.html", help="page to write, with .csv and .json beside it")
+    add("--log", type=Path, help="log file; also on the terminal")
 
 
 def _add_lmdb_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -121,11 +159,40 @@ def _convert(options: argparse.Namespace) -> None:
     convert(dataset, options.name, options.raw, options.out, threads=options.threads)
 
 
-def _csi(options: argparse.Namespace) -> None:
-    from atomcsi.selection import compare
+def _compare(options: argparse.Namespace) -> None:
+    from atomcsi.comparison import compare
 
-    found = compare(options.upstream, options.downstream, distance=options.distance)
-    print("{value:.6g} = {mean_term:.6g} (means) + {covariance_term:.6g} (covariances)".format(**found))  # noqa: T201
+    if options.out is not None and options.out.suffix != ".html":
+        raise InputError(options.out, "is no name of a page", mend="let it end in .html")
+    found = compare(
+        options.mine,
+        *options.candidates,
+        names=options.names,
+        extractor=options.extractor,
+        checkpoint=options.checkpoint,
+        structures=options.n,
+        sampling=options.sampling,
+        distance=options.distance,
+        aggregation=options.aggregation,
+        resample=options.resample,
+        seed=options.seed,
+        device=options.device,
+        processes=options.processes,
+        cache=options.cache,
+    )
+    print(found)  # noqa: T201
+    if options.out is not None:
+        print("written: " + ", ".join(map(str, found.write(options.out))))  # noqa: T201
+
+
+def _effective_rank(options: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from atomcsi.effective_rank import effective_ranks
+
+    table = pd.concat([effective_ranks(path, seed=options.seed) for path in options.files])
+    groups = table.groupby(["dataset", "structures", "aggregation"], sort=False)["effective_rank"]
+    print(groups.agg(["mean", "std"]).unstack("aggregation").to_string(float_format="%.2f"))  # noqa: T201
 
 
 def _info(options: argparse.Namespace) -> None:

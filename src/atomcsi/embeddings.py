@@ -40,6 +40,7 @@ class Embedding:
         path: The HDF5 file.
         aggregation: ``flat``: every atom is a row, as in the paper; ``mean``, ``sum``, ``max``: every structure is,
             with its atoms' features aggregated.
+        name: What the dataset is called; as in the file by default.
 
     Attributes:
         provenance: What was embedded and how.
@@ -51,10 +52,11 @@ class Embedding:
         InputError: The file is missing, damaged or of another schema.
     """
 
-    def __init__(self, path: Path | str, aggregation: Aggregation = "flat") -> None:
+    def __init__(self, path: Path | str, aggregation: Aggregation = "flat", name: str | None = None) -> None:
         self.path, self.aggregation = Path(path), aggregation
         with self._file() as file:
             self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
+            self.name: str = self.provenance["dataset"] if name is None else name
             self.dim: int = file["features"].shape[1]
             self.ptr: np.ndarray = file["ptr"][:]
             self.multiplicity: np.ndarray = file["multiplicity"][:]

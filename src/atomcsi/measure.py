@@ -14,7 +14,6 @@ from atomcsi.errors import InputError
 from atomcsi.files import read_json, versions, write_json
 from atomcsi.progress import Progress
 from atomcsi.registry import DISTANCES, load
-from atomcsi.sampling import Aggregation
 from atomcsi.uncertainty import Estimate, difference, estimate, probability_best
 
 SCHEMA = "atomcsi.distances/1"
@@ -23,21 +22,19 @@ _ALIKE = ("extractor", "implementation", "options", "checkpoint")
 
 
 def measure(
-    upstreams: Sequence[Path],
-    downstream: Path,
+    upstreams: Sequence[Embedding],
+    downstream: Embedding,
     *,
     distance: str,
-    aggregation: Aggregation = "flat",
     device: str = "cpu",
     seed: int = 0,
 ) -> dict[str, Any]:
     """Measures the distance of every upstream to a downstream dataset.
 
     Args:
-        upstreams: Embedding files.
-        downstream: Embedding file.
+        upstreams: Embeddings of the upstream datasets, aggregated as the downstream one.
+        downstream: Embedding of the downstream dataset.
         distance: Id of the distance.
-        aggregation: What a row of features is, see :class:`Embedding`.
         device: Where distances are computed that are worth it, in PyTorch's terms.
         seed: Seed of resampling, and of what a distance draws.
 
@@ -53,17 +50,15 @@ def measure(
     Raises:
         InputError: A file cannot be read, or was embedded unlike the others.
     """
-    target = Embedding(downstream, aggregation)
     implementation: Distance = load(DISTANCES, distance)(device=device, seed=seed)
-    progress = Progress(f"{distance} to {target.provenance['dataset']}", total=len(upstreams), unit="upstreams")
+    progress = Progress(f"{distance} to {downstream.name}", total=len(upstreams), unit="upstreams")
     records: list[dict[str, Any]] = []
     estimates: list[Estimate] = []
-    for path in upstreams:
-        source = Embedding(path, aggregation)
-        require_alike(source, target)
-        pair = implementation.pair(source, target)
+    for upstream in upstreams:
+        require_alike(upstream, downstream)
+        pair = implementation.pair(upstream, downstream)
         estimates.append(estimate(pair, seed=seed))
-        records.append(_record(source, estimates[-1]) | {"elements": pair.elements()})
+        records.append(_record(upstream, estimates[-1]) | {"elements": pair.elements()})
         progress.advance()
     progress.finish()
     # A corrected value cannot be compared with a plain one.
@@ -77,33 +72,33 @@ def measure(
         more = {"p_best": chances[i], "beyond_best": gap, "beyond_best_low": low, "beyond_best_high": high}
         record.update({name: _known(value) for name, value in more.items()})
     return {
-        "downstream": target.provenance["dataset"],
-        "extractor": target.provenance["extractor"],
-        "aggregation": aggregation,
+        "downstream": downstream.name,
+        "extractor": downstream.provenance["extractor"],
+        "aggregation": downstream.aggregation,
         "distance": distance,
-        "resampled": target.provenance["sampling"]["resample"],
-        "downstream_structures": target.provenance["drawn"],
-        "downstream_atoms": target.provenance["atoms"],
-        "downstream_blocks": target.blocks,
-        "downstream_embedding_seconds": target.provenance["seconds"],
+        "resampled": downstream.provenance["sampling"]["resample"],
+        "downstream_structures": downstream.provenance["drawn"],
+        "downstream_atoms": downstream.provenance["atoms"],
+        "downstream_blocks": downstream.blocks,
+        "downstream_embedding_seconds": downstream.provenance["seconds"],
         "upstreams": [records[i] for i in order],
         "versions": versions("numpy", "scipy"),
     }
 
 
-def require_alike(source: Embedding, target: Embedding) -> None:
+def require_alike(upstream: Embedding, downstream: Embedding) -> None:
     """Refuses to compare embeddings of different extractors, see :func:`measure`."""
     for key in _ALIKE:
-        if source.provenance[key] != target.provenance[key]:
-            found, wanted = source.provenance[key], target.provenance[key]
-            problem = f"was embedded with {key} {wanted}, {source.path} with {found}"
-            raise InputError(target.path, problem, mend="embed both alike")
+        found, wanted = upstream.provenance[key], downstream.provenance[key]
+        if found != wanted:
+            problem = f"was embedded with {key} {wanted}, {upstream.path} with {found}"
+            raise InputError(downstream.path, problem, mend="embed both alike")
 
 
-def _record(source: Embedding, found: Estimate) -> dict[str, Any]:
+def _record(upstream: Embedding, found: Estimate) -> dict[str, Any]:
     low, high = found.interval()
     return {
-        "upstream": source.provenance["dataset"],
+        "upstream": upstream.name,
         "value": found.found.value,
         "terms": dict(found.found.terms),
         "corrected": _known(found.corrected),
@@ -111,10 +106,10 @@ def _record(source: Embedding, found: Estimate) -> dict[str, Any]:
         "low": _known(low),
         "high": _known(high),
         "by_share": [{"share": share, "value": value} for share, value in found.by_share.items()],
-        "upstream_structures": source.provenance["drawn"],
-        "upstream_atoms": source.provenance["atoms"],
-        "upstream_blocks": source.blocks,
-        "upstream_embedding_seconds": source.provenance["seconds"],
+        "upstream_structures": upstream.provenance["drawn"],
+        "upstream_atoms": upstream.provenance["atoms"],
+        "upstream_blocks": upstream.blocks,
+        "upstream_embedding_seconds": upstream.provenance["seconds"],
     }
 
 
@@ -128,15 +123,19 @@ def write_measurement(path: Path, found: dict[str, Any]) -> None:
     write_json(path, SCHEMA, found)
 
 
-def distance_table(paths: Sequence[Path]) -> pd.DataFrame:
+def read_measurements(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Reads what :func:`write_measurement` wrote."""
+    return [read_json(path, SCHEMA) for path in paths]
+
+
+def distance_table(measurements: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Returns measurements in long form: one row per extractor, aggregation, distance, upstream and downstream.
 
     A distance's own terms are columns, empty for other distances; ``value_half`` and ``value_quarter`` are the value
     for that share of the structures.
     """
     rows = []
-    for path in paths:
-        found = read_json(path, SCHEMA)
+    for found in measurements:
         for record in found["upstreams"]:
             row = {key: found[key] for key in ("extractor", "aggregation", "distance")}
             row |= {"upstream": record["upstream"], "downstream": found["downstream"]}
@@ -148,11 +147,10 @@ def distance_table(paths: Sequence[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def element_table(paths: Sequence[Path]) -> pd.DataFrame:
+def element_table(measurements: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Returns which elements make the distances, in long form: one row per pair of datasets and element."""
     rows = []
-    for path in paths:
-        found = read_json(path, SCHEMA)
+    for found in measurements:
         names = {key: found[key] for key in ("extractor", "aggregation", "distance", "downstream")}
         for record in found["upstreams"]:
             rows += [names | {"upstream": record["upstream"]} | element for element in record["elements"]]

@@ -156,13 +156,13 @@ def adding(base: Upstream, added: Upstream, downstream: Moments, *, device: str 
 
 
 def measure_mixes(
-    upstreams: Sequence[Path], downstream: Path, *, structures: int, device: str = "cpu"
+    upstreams: Sequence[Embedding], downstream: Embedding, *, structures: int, device: str = "cpu"
 ) -> dict[str, Any]:
     """Compares single upstream datasets with mixes of them.
 
     Args:
-        upstreams: Embedding files.
-        downstream: Embedding file.
+        upstreams: Embeddings of the upstream datasets.
+        downstream: Embedding of the downstream dataset.
         structures: Size of the pretraining set that is to be split among the upstreams.
         device: Where Fréchet distances are computed.
 
@@ -174,20 +174,18 @@ def measure_mixes(
     Raises:
         InputError: A file cannot be read, or was embedded unlike the others.
     """
-    target = Embedding(downstream)
-    parts = []
-    for path in upstreams:
-        source = Embedding(path)
-        require_alike(source, target)
-        name, drawn = source.provenance["dataset"], source.provenance["drawn"]
-        parts.append(Upstream(name, source.moments, source.moments.count / drawn))
-    single = {each.name: frechet(each.moments, target.moments, device=device).value for each in parts}
-    best = best_mix(parts, target.moments, device=device)
-    equal = mix_of_structures(parts, np.ones(len(parts)), target.moments, device=device)
+    parts, target = [], downstream.moments
+    for upstream in upstreams:
+        require_alike(upstream, downstream)
+        atoms = upstream.provenance["atoms"] / upstream.provenance["drawn"]
+        parts.append(Upstream(upstream.name, upstream.moments, atoms))
+    single = {each.name: frechet(each.moments, target, device=device).value for each in parts}
+    best = best_mix(parts, target, device=device)
+    equal = mix_of_structures(parts, np.ones(len(parts)), target, device=device)
     nearest = min(parts, key=lambda each: single[each.name])
     return {
-        "downstream": target.provenance["dataset"],
-        "extractor": target.provenance["extractor"],
+        "downstream": downstream.name,
+        "extractor": downstream.provenance["extractor"],
         "best": {"csi": best.csi, "weights": best.weights, "structures": budget(parts, best, structures)},
         "equal": {"csi": equal.csi, "weights": equal.weights, "structures": budget(parts, equal, structures)},
         "single": single,
@@ -195,7 +193,7 @@ def measure_mixes(
             {"to": nearest.name, "added": other.name, "ratio": ratio, "csi": mix.csi}
             for other in parts
             if other is not nearest
-            for ratio, mix in adding(nearest, other, target.moments, device=device).items()
+            for ratio, mix in adding(nearest, other, target, device=device).items()
         ],
         "versions": versions("numpy", "scipy"),
     }

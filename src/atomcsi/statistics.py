@@ -17,6 +17,8 @@ _SIZE = MAX_ATOMIC_NUMBER + 1
 _SMALLEST_ENERGY = 1e-2
 #: Compositions whose singular value is smaller than this share of the largest carry no information.
 _RANK = 1e-10
+#: A batch whose energies are further from the reference, in squares, than so many times what is usual moves it.
+_SURPRISE = 100.0
 
 
 class Statistics:
@@ -24,8 +26,9 @@ class Statistics:
 
     The linear reference is the least-squares fit of the energy to the number of atoms of each element; with fewer
     compositions than elements, the solution of least norm. Its normal equations are well-behaved here: counts are
-    integers, so that their matrix is exact, and the energies enter as what a fit to the first batch leaves of
-    them, so that -17 617 eV a structure do not drown a spread of 0.1 eV.
+    integers, so that their matrix is exact, and the energies enter as what a fit to the first batches leaves of
+    them, so that -17 617 eV a structure do not drown a spread of 0.1 eV. The fit is renewed when a batch does not
+    go with it, as when an element comes late.
 
     Args:
         reference: A linear reference that is given instead of fitted, eV by atomic number, shape (119,).
@@ -60,11 +63,18 @@ class Statistics:
 
     def _add_energies(self, counts: np.ndarray, energy: np.ndarray) -> None:
         if self._start is None:
-            self._start = np.linalg.lstsq(counts, energy, rcond=None)[0]
+            self._start = np.zeros(_SIZE)
         residual = energy - counts @ self._start
         held = np.flatnonzero(counts.any(axis=0))
-        self._gram[np.ix_(held, held)] += counts[:, held].T @ counts[:, held]
-        self._moment += residual @ counts
+        gram, gained = np.zeros((_SIZE, _SIZE)), residual @ counts
+        gram[np.ix_(held, held)] = counts[:, held].T @ counts[:, held]
+        spread = self._residual_square / max(self._energies, 1)
+        if not self._given and residual @ residual > _SURPRISE * spread * len(energy):
+            self._move_start(_solve(self._gram + gram, self._moment + gained))
+            residual = energy - counts @ self._start
+            gained = residual @ counts
+        self._gram += gram
+        self._moment += gained
         self._energies += len(energy)
         self._energy_sum += float(energy.sum())
         self._energy_range = (
@@ -72,6 +82,12 @@ class Statistics:
             max(self._energy_range[1], float(energy.max())),
         )
         self._residual_square += float(residual @ residual)
+
+    def _move_start(self, step: np.ndarray) -> None:
+        """Counts energies from another reference, those that are counted already too."""
+        self._residual_square += float(step @ self._gram @ step - 2 * step @ self._moment)
+        self._moment -= self._gram @ step
+        self._start = self._start + step
 
     @property
     def elements(self) -> np.ndarray:
@@ -99,9 +115,16 @@ class Statistics:
         """Returns the reference of the elements and by how much it lowers the sum of squares."""
         if self._given:
             return self._start[elements], 0.0
-        moment = self._moment[elements]
-        correction = np.linalg.lstsq(self._gram[np.ix_(elements, elements)], moment, rcond=_RANK)[0]
-        return self._start[elements] + correction, float(correction @ moment)
+        step = _solve(self._gram, self._moment)
+        return (self._start + step)[elements], float(step @ self._moment)
+
+
+def _solve(gram: np.ndarray, moment: np.ndarray) -> np.ndarray:
+    """Solution of least norm of the normal equations; 0 for elements that are in none of them."""
+    held = np.flatnonzero(gram.diagonal())
+    solution = np.zeros(_SIZE)
+    solution[held] = np.linalg.lstsq(gram[np.ix_(held, held)], moment[held], rcond=_RANK)[0]
+    return solution
 
 
 def read_reference(path: Path, largest: float) -> np.ndarray:

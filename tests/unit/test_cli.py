@@ -2,10 +2,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from atomcsi.cli import main
-from atomcsi.errors import InputError
 
 
 def run(*arguments, **options):
@@ -19,7 +19,8 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in ("check", "csi", "info", "pretrain", "finetune"))
+    known = ("check", "compare", "convert", "effective-rank", "info", "lmdb", "pretrain", "finetune")
+    assert all(name in text for name in known)
 
 
 def test_check(repository, monkeypatch, capsys):
@@ -53,6 +54,30 @@ def test_info(toy_lmdb, tmp_path, capsys):
     assert stop.value.code == 1
 
 
+def test_lmdb_commands(toy_lmdb, tmp_path, capsys):
+    path = str(toy_lmdb(4).path)
+    main(["info", path])
+    main(["lmdb", "info", path, "--json"])
+    found = capsys.readouterr().out
+    assert found == 2 * found[: len(found) // 2]  # one and the same
+    main(["lmdb", "info", path])
+    table = capsys.readouterr().out
+    assert "structures           4\n" in table and "elements             H 16, C 5, O 4\n" in table
+    main(["lmdb", "verify", path])
+    assert "good; 4 structures" in capsys.readouterr().out
+    main(["lmdb", "export", path, str(tmp_path / "toy.aselmdb")])
+    assert "4 structures" in capsys.readouterr().out and (tmp_path / "toy.aselmdb").exists()
+
+
+def test_lmdb_verify_names_the_damaged_record(toy_lmdb):
+    path = toy_lmdb(4).path
+    content = path.read_bytes().replace(b"toy/2", b"toy/3")
+    path.write_bytes(content)
+    found = run("lmdb", "verify", path)
+    assert found.returncode == 1 and found.stderr.count("\n") == 1
+    assert "toy.lmdb: structure 2: is damaged: its checksum is wrong (delete it and run again)" in found.stderr
+
+
 @pytest.mark.parametrize(("content", "problem"), [(None, "is missing"), ("{", "is no JSON")])
 def test_info_on_bad_json(tmp_path, capsys, content, problem):
     path = tmp_path / "x.json"
@@ -64,15 +89,9 @@ def test_info_on_bad_json(tmp_path, capsys, content, problem):
     assert problem in message and message.count("\n") == 1
 
 
-def test_csi_compares_as_the_pipeline_does(tmp_path, monkeypatch, capsys):
-    def compare(upstream, downstream, *, distance):
-        if upstream != downstream:
-            raise InputError(downstream, "was embedded with another extractor")
-        return {"value": 3.0, "mean_term": 1.0, "covariance_term": 2.0, "distance": distance}
-
-    monkeypatch.setattr("atomcsi.selection.compare", compare)
-    main(["csi", "a.h5", "a.h5"])
-    assert capsys.readouterr().out == "3 = 1 (means) + 2 (covariances)\n"
-    with pytest.raises(SystemExit):
-        main(["csi", "a.h5", "b.h5"])
-    assert "b.h5: was embedded with another extractor" in capsys.readouterr().err
+def test_effective_rank(embedding, capsys):
+    generator = np.random.default_rng(0)
+    file = embedding([generator.normal(size=(3, 2)) for _ in range(100)])
+    main(["effective-rank", str(file.path)])
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("flat", "mean", "toy", "100"))

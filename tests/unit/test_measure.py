@@ -2,9 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from atomcsi.embeddings import Embedding
 from atomcsi.errors import InputError
 from atomcsi.files import read_json
-from atomcsi.measure import SCHEMA, distance_table, element_table, measure, write_measurement
+from atomcsi.measure import SCHEMA, distance_table, element_table, measure, read_measurements, write_measurement
 
 
 def cloud(seed, shift, structures=200):
@@ -21,8 +22,8 @@ def sets(embedding):
     }
 
 
-def run(sets, **options):
-    return measure([sets["far"].path, sets["near"].path], sets["mine"].path, distance="frechet", **options)
+def run(sets, distance="frechet", **options):
+    return measure([sets["far"], sets["near"]], sets["mine"], distance=distance, **options)
 
 
 def test_the_nearest_comes_first(sets):
@@ -54,7 +55,8 @@ def test_same_seed_same_result(sets):
 
 
 def test_aggregated_rows(sets):
-    near = run(sets, aggregation="mean")["upstreams"][0]
+    aggregated = {name: Embedding(embedding.path, "mean") for name, embedding in sets.items()}
+    near = run(aggregated)["upstreams"][0]
     assert near["upstream"] == "near" and near["elements"] == []
     assert near["low"] <= 0.36 <= near["high"]
 
@@ -63,16 +65,16 @@ def test_tables(sets, tmp_path):
     paths = []
     for distance in ("frechet", "coverage"):
         paths.append(tmp_path / f"{distance}.json")
-        found = measure([sets["far"].path, sets["near"].path], sets["mine"].path, distance=distance)
-        write_measurement(paths[-1], found)
+        write_measurement(paths[-1], run(sets, distance))
     assert read_json(paths[1], SCHEMA)["distance"] == "coverage"
-    table = distance_table(paths)
+    measurements = read_measurements(paths)
+    table = distance_table(measurements)
     assert table[["distance", "upstream"]].to_numpy().tolist() == [
         ["frechet", "near"], ["frechet", "far"], ["coverage", "near"], ["coverage", "far"],
     ]  # fmt: skip
     assert table["coverage"].isna().tolist() == [True, True, False, False]
     assert (table["value_quarter"][:1] > table["value_half"][:1]).all()
-    elements = element_table(paths)
+    elements = element_table(measurements)
     assert elements["symbol"].tolist() == ["H", "H"]
     csi = table["value"][:2].tolist()
     assert elements["upstream_csi"].tolist() == pytest.approx(csi)

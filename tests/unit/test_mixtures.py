@@ -83,8 +83,8 @@ def test_adding_a_far_dataset_moves_away(upstreams):
 def test_from_files(embedding, tmp_path):
     sets = {name: [cloud(seed, n=4) for seed in range(100, 140)] for name in ("one", "two")}
     sets["two"] = [rows + 1 for rows in sets["two"]]
-    files = {name: embedding(structures, name).path for name, structures in sets.items()}
-    target = embedding([rows + 0.5 for rows in sets["one"]], "mine").path
+    files = {name: embedding(structures, name) for name, structures in sets.items()}
+    target = embedding([rows + 0.5 for rows in sets["one"]], "mine")
     found = measure_mixes(list(files.values()), target, structures=100)
     # The target lies midway.
     assert found["best"]["weights"]["one"] == pytest.approx(0.5, abs=0.01)

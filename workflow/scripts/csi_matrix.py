@@ -2,8 +2,9 @@
 
 from atomcsi.files import write_table
 from atomcsi.jobs import job
-from atomcsi.measure import distance_table, element_table
+from atomcsi.measure import distance_table, element_table, read_measurements
 
 with job(snakemake.log[0]):
-    write_table(snakemake.output.elements, element_table(snakemake.input.distances))
-    write_table(snakemake.output.table, distance_table(snakemake.input.distances))
+    measurements = read_measurements(snakemake.input.distances)
+    write_table(snakemake.output.elements, element_table(measurements))
+    write_table(snakemake.output.table, distance_table(measurements))

@@ -77,16 +77,15 @@ def csi_elements(tables: Tables) -> tuple[Figure, pd.DataFrame]:
     """Which elements of each upstream make its CSI: bars of shares, a panel per downstream dataset."""
     table = tables.elements
     rows, columns = list(dict.fromkeys(table["downstream"])), tables.upstreams
-    largest = table.groupby("symbol")["upstream_csi"].sum().nlargest(_ELEMENTS).index.tolist()
+    colors = element_colors(table.groupby("symbol")["upstream_csi"].sum())
     figure, grid = panels(len(rows), height=0.75 + 0.27 * len(columns), sharey=True)
     for axes, downstream in zip(grid, rows, strict=True):
         for y, upstream in enumerate(columns):
             pair = table[(table["downstream"] == downstream) & (table["upstream"] == upstream)]
             parts = pair.set_index("symbol")["upstream_csi"] / pair["upstream_csi"].sum()
             left = 0.0
-            for symbol in [*largest, "other"]:
-                share = parts.drop(largest, errors="ignore").sum() if symbol == "other" else parts.get(symbol, 0.0)
-                color = FAINT if symbol == "other" else SERIES[largest.index(symbol)][0]
+            for symbol, color in {**colors, "other": FAINT}.items():
+                share = parts.drop(list(colors), errors="ignore").sum() if symbol == "other" else parts.get(symbol, 0.0)
                 axes.barh(y, share, left=left, height=0.72, color=color, edgecolor="white", linewidth=0.6)
                 if share >= 0.08:
                     axes.text(left + share / 2, y, symbol, ha="center", va="center", color="white", fontsize=8)
@@ -99,6 +98,12 @@ def csi_elements(tables: Tables) -> tuple[Figure, pd.DataFrame]:
         axes.set_title(f"to {downstream}")
         axes.set_xlabel("share of CSI")
     return figure, table
+
+
+def element_colors(weights: pd.Series) -> dict[str, str]:
+    """Colours of the elements of most weight, a series by symbol, in that order; the others share one."""
+    largest = weights.nlargest(_ELEMENTS).index
+    return {symbol: color for symbol, (color, _) in zip(largest, SERIES, strict=False)}
 
 
 def csi_sample_size(tables: Tables) -> tuple[Figure, pd.DataFrame]:

@@ -61,6 +61,56 @@ def write_report(
     ]
     rankings = {selection["downstream"]: selection["ranking"] for selection in tables.selections}
     paired = csi_against_mae(tables)
+    page = (
+        templates()
+        .get_template(_TEMPLATE)
+        .render(
+            run=run,
+            project=project,
+            extractor=project.extractors[run.embedding.extractor],
+            answers=[
+                {
+                    "outcome": outcome,
+                    "title": project.tasks[outcome.task].title,
+                    "ranking": rankings[outcome.dataset],
+                    "badge": badge(outcome),
+                    "verdict": verdict(outcome),
+                }
+                for outcome in outcomes
+            ],
+            summary=overall(outcomes),
+            seeds=len(run.seeds),
+            sure=SURE,
+            all_tasks=ALL_TASKS,
+            odds=math.comb(2 * len(run.seeds), len(run.seeds)) // 2,
+            results=_records(
+                summarise(tables.finetuning).merge(
+                    paired[["task", "upstream", "csi"]],
+                    left_on=["task", "init"],
+                    right_on=["task", "upstream"],
+                    how="left",
+                )
+            ),
+            correlations=_records(correlations(paired)),
+            others=other_distances(tables),
+            mixes=best_mixes(tables),
+            least_p=least_p(len(run.upstream)),
+            costs=costs(tables, {outcome.selected for outcome in outcomes}),
+            figures={name: inline_svg(file, name) for name, file in figures.items()},
+            datasets={name: project.datasets[name] for name in project.used_datasets},
+            provenance={
+                key: yaml.safe_dump(value, sort_keys=False) if isinstance(value, Mapping | list) else value
+                for key, value in provenance.items()
+            },
+            config=_config(project),
+        )
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def templates() -> jinja2.Environment:
+    """The pages' templates, with the filters that write numbers."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -68,50 +118,9 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "chance": chance, "signed": signed, "unit": unit_name}
-    environment.filters["duration"] = duration
-    page = environment.get_template(_TEMPLATE).render(
-        run=run,
-        project=project,
-        extractor=project.extractors[run.embedding.extractor],
-        answers=[
-            {
-                "outcome": outcome,
-                "title": project.tasks[outcome.task].title,
-                "ranking": rankings[outcome.dataset],
-                "badge": badge(outcome),
-                "verdict": verdict(outcome),
-            }
-            for outcome in outcomes
-        ],
-        summary=overall(outcomes),
-        seeds=len(run.seeds),
-        sure=SURE,
-        all_tasks=ALL_TASKS,
-        odds=math.comb(2 * len(run.seeds), len(run.seeds)) // 2,
-        results=_records(
-            summarise(tables.finetuning).merge(
-                paired[["task", "upstream", "csi"]],
-                left_on=["task", "init"],
-                right_on=["task", "upstream"],
-                how="left",
-            )
-        ),
-        correlations=_records(correlations(paired)),
-        others=other_distances(tables),
-        mixes=best_mixes(tables),
-        least_p=least_p(len(run.upstream)),
-        costs=costs(tables, {outcome.selected for outcome in outcomes}),
-        figures={name: inline_svg(file, name) for name, file in figures.items()},
-        datasets={name: project.datasets[name] for name in project.used_datasets},
-        provenance={
-            key: yaml.safe_dump(value, sort_keys=False) if isinstance(value, Mapping | list) else value
-            for key, value in provenance.items()
-        },
-        config=_config(project),
-    )
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    environment.filters |= {"number": number, "percent": percent, "chance": chance, "signed": signed}
+    environment.filters |= {"unit": unit_name, "duration": duration}
+    return environment
 
 
 def badge(outcome: Outcome) -> tuple[str, str]:
