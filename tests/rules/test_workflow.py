@@ -176,7 +176,7 @@ def test_a_wrong_hash_stops_the_job(tmp_path):
     (tmp_path / "config" / "datasets.yaml").write_text(f"{head}hash: sha256:{'0' * 64}{digest[64:]}")
     found = run("resources/raw/ani1x-mini/manifest.json")
     assert found.returncode != 0
-    assert "has the sha256" in found.stderr and "correct the hash in datasets.yaml" in found.stderr
+    assert "has the sha256" in found.stderr and "correct the hash in the catalogue" in found.stderr
     assert "Traceback" not in found.stderr
     assert not (tmp_path / "resources" / "raw" / "ani1x-mini" / "ani1x-mini.h5").exists()
 
@@ -199,12 +199,12 @@ def nan_forces(path: Path) -> None:
         ("ani1x-mini", "ani1x-mini.h5", truncated, "ani1x-mini.h5: "),
         ("rmd17-mini", "rmd17/npz_data/rmd17_aspirin.npz", nan_forces, "has forces that are not finite"),
         ("qm9-mini", "dsgdb9nsd.xyz.tar.bz2", truncated, "dsgdb9nsd.xyz.tar.bz2"),
-        ("ani1x-mini", "own.xyz", lambda path: path.write_text(""), "own.xyz: holds no frames"),
+        ("ani1x-mini", "own.xyz", lambda path: path.write_text(""), "own.xyz: holds no structures"),
         (
             "ani1x-mini",
             "own.xyz",
             lambda path: path.write_text("1\n\nQq 0 0 0\n"),
-            "frame 0: names 'Qq', which is no element",
+            "frame 0: is no complete frame: 'Qq' is no element",
         ),
     ],
     ids=["truncated HDF5", "NaN forces", "truncated archive", "empty extxyz", "unknown element"],
