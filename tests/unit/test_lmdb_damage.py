@@ -59,7 +59,8 @@ def test_random_damage(tmp_path, toy_structures):
     """A crash of a worker, as a page number that is followed to nowhere brings about, breaks the pool."""
     path = tmp_path / "x.lmdb"
     write_structures(path, toy_structures(600), provenance={"dataset": "x", "split": "train"})
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+    # Forked, for a process that starts afresh does not find this module.
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
         outcomes = list(pool.map(outcome, [path] * CASES, [path] * CASES, range(CASES), timeout=900, chunksize=20))
     assert set(outcomes) == {"error", "read"}  # flips in bytes that LMDB does not use change nothing
     assert outcomes.count("error") > 0.6 * CASES
