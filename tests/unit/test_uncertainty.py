@@ -36,19 +36,21 @@ class MeanOfBlocks(Pair):
         return Value(float(a.mean() - b.mean()))
 
 
-def drawn(generator, structures, atoms, deviations, shift=0.0):
-    """Gaussian features; half of the variance is common to the atoms of a structure."""
+def drawn(generator, structures, atoms, deviations, shift=0.0, freedom=None):
+    """Features half of whose variance is common to the atoms of a structure: normal, or Student's t if `freedom`."""
     d = len(deviations)
     common, own = generator.normal(size=(structures, 1, d)), generator.normal(size=(structures, atoms, d))
+    if freedom:
+        common = generator.standard_t(freedom, size=common.shape) / np.sqrt(freedom / (freedom - 2))
     return (common + own) * np.sqrt(0.5) * deviations + shift
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("structures", "d", "shift", "scale"),
-    [(200, 4, 0.3, 1.3), (300, 12, 0.2, 1.5), (400, 12, 0.4, 1.0)],
+    ("structures", "d", "shift", "scale", "freedom"),
+    [(200, 4, 0.3, 1.3, None), (300, 12, 0.2, 1.5, None), (400, 12, 0.4, 1.0, None), (300, 12, 0.2, 1.5, 6)],
 )
-def test_intervals_cover_the_truth(structures, d, shift, scale):
+def test_intervals_cover_the_truth(structures, d, shift, scale, freedom):
     """Sets of known distributions: |shift|^2 d + sum (s1 - s2)^2 (Dowson and Landau 1982) lies in 95 % of intervals."""
     generator = np.random.default_rng(0)
     deviations = np.arange(1, d + 1) ** -0.5
@@ -56,8 +58,8 @@ def test_intervals_cover_the_truth(structures, d, shift, scale):
     estimates = []
     for _ in range(200):
         pair = FrechetPair(
-            Blocks(drawn(generator, structures, 5, deviations)),
-            Blocks(drawn(generator, structures // 2, 8, deviations * scale, shift)),
+            Blocks(drawn(generator, structures, 5, deviations, freedom=freedom)),
+            Blocks(drawn(generator, structures // 2, 8, deviations * scale, shift, freedom)),
         )
         estimates.append(estimate(pair))
     covered = np.mean([low <= truth <= high for low, high in (each.interval() for each in estimates)])
