@@ -48,12 +48,12 @@ class LmdbFile:
         self.path, self._mend = Path(path), mend
         if not self.path.is_file():
             raise InputError(path, "is missing")
-        with self.path.open("rb") as file:
-            try:
+        try:
+            with self.path.open("rb") as file:
                 # The view keeps the map open as long as any array looks into it.
                 self.content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            except ValueError as error:
-                raise self._error("it is empty") from error
+        except (OSError, ValueError) as error:  # no permission, or an empty file
+            raise self._error(str(error)) from error
         size = len(self.content)
         if size < 512:
             raise self._error("it is cut off")
