@@ -77,12 +77,13 @@ def csi_elements(tables: Tables) -> tuple[Figure, pd.DataFrame]:
     """Which elements of each upstream make its CSI: bars of shares, a panel per downstream dataset."""
     table = tables.elements
     rows, columns = list(dict.fromkeys(table["downstream"])), tables.upstreams
-    colors = element_colors(table.groupby("symbol")["upstream_csi"].sum())
+    shares = table["upstream_csi"] / table.groupby(["downstream", "upstream"])["upstream_csi"].transform("sum")
+    colors = element_colors(shares.groupby(table["symbol"]).sum())
     figure, grid = panels(len(rows), height=0.75 + 0.27 * len(columns), sharey=True)
     for axes, downstream in zip(grid, rows, strict=True):
         for y, upstream in enumerate(columns):
             pair = table[(table["downstream"] == downstream) & (table["upstream"] == upstream)]
-            parts = pair.set_index("symbol")["upstream_csi"] / pair["upstream_csi"].sum()
+            parts = shares[pair.index].set_axis(pair["symbol"])
             left = 0.0
             for symbol, color in {**colors, "other": FAINT}.items():
                 share = parts.drop(list(colors), errors="ignore").sum() if symbol == "other" else parts.get(symbol, 0.0)
