@@ -86,7 +86,12 @@ def embedding(tmp_path):
             file["numbers"] = np.ones(len(rows), "u1") if numbers is None else np.asarray(numbers, "u1")
             file["class"] = [str(i % 3) for i in range(count)]
             known = {"dataset": name, "extractor": "toy", "implementation": "toy@1", "options": {}, "checkpoint": None}
-            known |= {"drawn": int(multiplicity.sum()), "seconds": 1.0, "sampling": {"resample": "structures"}}
+            known |= {
+                "drawn": int(multiplicity.sum()),
+                "distinct": count,
+                "seconds": 1.0,
+                "sampling": {"resample": "structures"},
+            }
             writer.finish({**known, "invariant_dim": rows.shape[1], **provenance})
         return Embedding(path, aggregation)
 

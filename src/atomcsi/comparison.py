@@ -10,13 +10,16 @@ import hashlib
 import itertools
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from ase import Atoms
+from filelock import FileLock
 from loky import cpu_count
 from platformdirs import user_cache_path
 
@@ -24,7 +27,7 @@ from atomcsi.config import Sampling, extractor_catalogue
 from atomcsi.distances.base import Distance
 from atomcsi.embed import embed
 from atomcsi.embeddings import Embedding
-from atomcsi.errors import AtomcsiError, ConfigError, did_you_mean
+from atomcsi.errors import AtomcsiError, ConfigError, InputError, did_you_mean
 from atomcsi.extraction import build_extractor, worker_pool
 from atomcsi.extractors.base import Extractor
 from atomcsi.files import digest
@@ -54,7 +57,7 @@ class Comparison:
         measured: The distances, as :func:`atomcsi.measure.measure` returns them.
         mixes: Mixes of the candidates, as :func:`atomcsi.mixtures.measure_mixes` returns them; None for a single
             candidate, and for other distances than CSI.
-        pairwise: Distance between all datasets, a row and a column each.
+        pairwise: Distance of the datasets in columns (upstream) to those in rows (downstream).
         embeddings: The embeddings by dataset, mine first.
     """
 
@@ -127,7 +130,7 @@ def compare(
         resample: What error bars take as independent: ``structures`` or, if those of a formula are much alike,
             ``classes``.
         seed: Seed of every random choice.
-        device: ``cpu``, ``cuda``, or ``auto``: a GPU if there is one.
+        device: ``cpu``, a GPU in PyTorch's terms, or ``auto``: a GPU if there is one.
         processes: Processes that embed; by default as many as pay, up to the number of processors.
         cache: Folder of the cache; by default the system's, or ``ATOMCSI_CACHE``.
 
@@ -136,8 +139,18 @@ def compare(
     """
     if not candidates:
         raise AtomcsiError("there is nothing to compare with: name at least one candidate")
-    if distance not in DISTANCES:
-        raise ConfigError(f"unknown distance '{distance}'{did_you_mean(distance, DISTANCES)}")
+    _require(distance, DISTANCES, "distance")
+    _require(sampling, get_args(Method), "sampling")
+    _require(aggregation, get_args(Aggregation), "aggregation")
+    _require(resample, get_args(Resample), "resample")
+    for name, number, least in (
+        ("structures", structures, 1),
+        ("seed", seed, 0),
+        ("processes", 1 if processes is None else processes, 1),
+    ):
+        if number < least:
+            raise ConfigError(f"{name} is {number}, but must be at least {least}")
+    device = _device(device)
     sources = dict(zip(_names((mine, *candidates), names), (mine, *candidates), strict=True))
     options = {"structures": structures, "seed": seed, "resample": resample, "min_atoms": 1, "max_atomic_number": 118}
     embedder = _Embedder(
@@ -146,17 +159,46 @@ def compare(
     embeddings = {}
     for i, (name, source) in enumerate(sources.items()):
         method = "random" if i == 0 else sampling
-        embeddings[name] = Embedding(embedder.file(source, name, {"method": method, **options}), aggregation, name)
+        with _naming(name, embedder.cache):
+            path = embedder.file(source, name, {"method": method, **options})
+        embeddings[name] = Embedding(path, aggregation, name)
     target, *others = embeddings.values()
-    gpu = "cuda" if embedder.on_gpu else "cpu"
-    measured = measure(others, target, distance=distance, device=gpu, seed=seed)
+    measured = measure(others, target, distance=distance, device=device, seed=seed)
     mixable = len(others) > 1 and distance == "frechet" and aggregation == "flat"
     return Comparison(
         measured=measured,
-        mixes=measure_mixes(others, target, structures=_MIXED, device=gpu) if mixable else None,
-        pairwise=_pairwise(embeddings, load(DISTANCES, distance)(device=gpu, seed=seed)),
+        mixes=measure_mixes(others, target, structures=_MIXED, device=device) if mixable else None,
+        pairwise=_pairwise(embeddings, load(DISTANCES, distance)(device=device, seed=seed)),
         embeddings=embeddings,
     )
+
+
+def _require(name: str, known: Iterable[str], kind: str) -> None:
+    if name not in known:
+        raise ConfigError(f"unknown {kind} '{name}'{did_you_mean(name, known)}")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"the device '{name}' cannot be used: {str(error).splitlines()[0]}") from None
+    return name
+
+
+@contextmanager
+def _naming(name: str, cache: Path) -> Iterator[None]:
+    """Lets errors speak of the dataset instead of its files in the cache."""
+    try:
+        yield
+    except InputError as error:
+        if not Path(error.path).is_relative_to(cache):
+            raise
+        raise AtomcsiError(f"{name}: {error.problem}") from None
 
 
 def _names(sources: Sequence[Source], names: Sequence[str] | None) -> list[str]:
@@ -176,8 +218,10 @@ def _names(sources: Sequence[Source], names: Sequence[str] | None) -> list[str]:
 
 
 def _stem(path: Path) -> str:
-    """Name of a file without its endings, which may be several; of a folder as it is."""
-    return path.name if path.is_dir() else path.name.removesuffix("".join(path.suffixes[-2:])) or path.name
+    """Name of a file without its ending, of which a compressed file has two; of a folder as it is."""
+    if path.is_dir():
+        return path.name
+    return path.with_suffix("").stem if path.suffix in (".bz2", ".gz", ".xz") else path.stem
 
 
 def _cache() -> Path:
@@ -191,32 +235,22 @@ class _Embedder:
         self, name: str, checkpoint: Path | str | None, *, device: str, processes: int | None, cache: Path
     ) -> None:
         catalogue = extractor_catalogue()
-        if name not in catalogue:
-            raise ConfigError(f"unknown extractor '{name}'{did_you_mean(name, catalogue)}")
+        _require(name, catalogue, "extractor")
         self.name, self.spec = name, catalogue[name]
         self.checkpoint = Path(checkpoint) if checkpoint else None
         if load(EXTRACTORS, self.spec.implementation).needs_checkpoint and self.checkpoint is None:
             raise ConfigError(f"the extractor '{name}' needs the file with its weights (--checkpoint)")
         if self.checkpoint is not None and not self.checkpoint.is_file():
             raise ConfigError(f"{self.checkpoint}: no such checkpoint")
-        self._device, self._processes, self._cache = device, processes, cache
+        self._device, self._processes, self.cache = device, processes, cache
         self._extractor: Extractor | None = None
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether it computes on a GPU."""
-        if self._device == "auto":
-            import torch
-
-            return torch.cuda.is_available()
-        return self._device != "cpu"
 
     def file(self, source: Source, name: str, sampling: Mapping[str, Any]) -> Path:
         """Returns the embedding file of a source, from the cache if it is there."""
         if isinstance(source, Path | str) and Path(source).suffix == ".h5":
             return Path(source)
-        store = _store(source, name, self._cache / "structures")
-        # More than there are would only repeat them.
+        store = _store(source, name, self.cache / "structures")
+        # A sample as large as the dataset may still leave some out and repeat others, to balance the formulae.
         sampling = {**sampling, "structures": min(sampling["structures"], len(store))}
         settings = {
             "fingerprint": store.metadata["fingerprint"],
@@ -226,9 +260,10 @@ class _Embedder:
             "sampling": sampling,
         }
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        path = self._cache / "embeddings" / self.name / f"{key}.h5"
-        if not path.exists():
-            self._embed(store, path, Sampling.model_validate(sampling))
+        path = self.cache / "embeddings" / self.name / f"{key}.h5"
+        with _locked(path):
+            if not path.exists():
+                self._embed(store, path, Sampling.model_validate(sampling))
         return path
 
     def _embed(self, store: StructureLMDB, path: Path, sampling: Sampling) -> None:
@@ -250,8 +285,16 @@ class _Embedder:
     def _workers(self, structures: int) -> int:
         if self._processes is not None:
             return self._processes
-        processors = 1 if self.on_gpu else cpu_count()
+        processors = cpu_count() if self._device == "cpu" else 1
         return max(1, min(processors, structures // _STRUCTURES_PER_PROCESS))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lets one process at a time make a file of the cache; the lock of one that is killed is free."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        yield
 
 
 def _store(source: Source, name: str, folder: Path) -> StructureLMDB:
@@ -262,16 +305,19 @@ def _store(source: Source, name: str, folder: Path) -> StructureLMDB:
         for path in reader.pieces():
             content.update(f"{path.name} {digest(path, 'sha256')}".encode())
         path = folder / f"{content.hexdigest()}.lmdb"
-        if not path.exists():
-            _write(reader, name, path)
+        with _locked(path):
+            if not path.exists():
+                _write(reader, name, path)
         return StructureLMDB(path)
     # What is in memory is known by what is written of it.
-    temporary = folder / f"{os.getpid()}.lmdb"
-    _write(_structures([source] if isinstance(source, Atoms) else source), name, temporary)
-    store = StructureLMDB(temporary)
-    path = folder / f"{store.metadata['fingerprint']}.lmdb"
-    del store
-    temporary.replace(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{uuid.uuid4().hex}.lmdb"
+    try:
+        _write(_structures(source, name), name, temporary)
+        path = folder / f"{StructureLMDB(temporary).metadata['fingerprint']}.lmdb"
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return StructureLMDB(path)
 
 
@@ -280,13 +326,17 @@ def _write(structures: Iterable[Structure], name: str, path: Path) -> None:
     write_structures(path, progress.over(structures), provenance={"dataset": name, "split": "all"})
 
 
-def _structures(atoms: Iterable[Atoms]) -> Iterator[Structure]:
-    for index, each in enumerate(atoms):
+def _structures(source: Atoms | Iterable[Atoms], name: str) -> Iterator[Structure]:
+    if not isinstance(source, Iterable):
+        kinds = "a path, ase.Atoms, or an iterable of them"
+        raise AtomcsiError(f"{name}: is of the type {type(source).__name__} (give {kinds})")
+    # Atoms are an iterable too, of their atoms.
+    for index, each in enumerate([source] if isinstance(source, Atoms) else source):
         if not isinstance(each, Atoms):
-            raise AtomcsiError(f"structure {index} is of the type {type(each).__name__}, not ase.Atoms")
+            raise AtomcsiError(f"{name}: structure {index} is of the type {type(each).__name__}, not ase.Atoms")
         structure = of_atoms(each, str(index))
         if problem := structure.problem():
-            raise AtomcsiError(f"structure {index} {problem}")
+            raise AtomcsiError(f"{name}: structure {index} {problem}")
         structure.label = hill_formula(structure.numbers)
         yield structure
 
@@ -294,6 +344,7 @@ def _structures(atoms: Iterable[Atoms]) -> Iterator[Structure]:
 def _pairwise(embeddings: Mapping[str, Embedding], distance: Distance) -> pd.DataFrame:
     names = list(embeddings)
     table = pd.DataFrame(0.0, index=names, columns=names)
-    for a, b in itertools.combinations(names, 2):
-        table.loc[a, b] = table.loc[b, a] = distance.pair(embeddings[b], embeddings[a]).value().value
+    for a, b in itertools.permutations(names, 2):
+        known = distance.symmetric and names.index(b) < names.index(a)
+        table.loc[a, b] = table.loc[b, a] if known else distance.pair(embeddings[b], embeddings[a]).value().value
     return table

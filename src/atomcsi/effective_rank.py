@@ -58,11 +58,12 @@ def effective_ranks(
     rows = []
     for aggregation in aggregations:
         embedding = Embedding(path, aggregation)
+        shares = embedding.multiplicity / embedding.multiplicity.sum()
         names = (embedding.provenance["dataset"], embedding.provenance["extractor"], aggregation)
         for size in [size for size in sizes if size <= embedding.structures] or [embedding.structures]:
             generator = np.random.default_rng([seed, size])
             for repeat in range(repeats):
-                drawn = generator.choice(embedding.structures, size)
+                drawn = generator.choice(embedding.structures, size, p=shares)
                 moments = embedding.resampled(np.bincount(drawn, minlength=embedding.structures))
                 rows.append((*names, size, repeat, effective_rank(moments), embedding.dim))
     columns = ["dataset", "extractor", "aggregation", "structures", "repeat", "effective_rank", "dim"]

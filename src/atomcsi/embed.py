@@ -51,7 +51,7 @@ def embed(
     eligible = _eligible(structures, extractor, sampling)
     classes = structures.classes[eligible]
     sample = draw(sampling.method, classes, sampling.structures, sampling.seed)
-    order, block_ptr = into_blocks(sample, classes, sampling.blocks, sampling.resample, sampling.seed)
+    order, block_ptr = into_blocks(sample, classes, sampling.blocks, sampling.resample, sampling.method, sampling.seed)
     sample = Sample(eligible[sample.indices[order]], sample.multiplicity[order])
     checkpoint = extractor.checkpoint
     plan = {
@@ -70,6 +70,7 @@ def embed(
         "structures": len(structures),
         "eligible": len(eligible),
         "drawn": len(sample),
+        "distinct": len(sample.indices),
         "versions": versions("torch", "numpy", "matscipy", "sevenn", "chgnet", "fairchem-core"),
     }
     parts = resume_folder(path.with_name(path.name + ".parts"), plan)

@@ -25,7 +25,7 @@ import numpy as np
 
 from atomcsi.errors import InputError
 from atomcsi.moments import Moments
-from atomcsi.sampling import Aggregation
+from atomcsi.sampling import Aggregation, apportion
 
 SCHEMA = "atomcsi.embeddings/2"
 _REDUCE = {"mean": np.add, "sum": np.add, "max": np.maximum}
@@ -130,10 +130,19 @@ class Embedding:
         return found
 
     def sample(self, rows: int, seed: int) -> np.ndarray:
-        """Draws at most ``rows`` of the rows, without repetition; returns their indices, ascending."""
-        population = len(self.row_weights)
-        drawn = np.random.default_rng(seed).choice(population, min(rows, population), replace=False)
-        return np.sort(drawn)
+        """Draws at most ``rows`` of the rows, without repetition; returns their indices, ascending.
+
+        Of every block its share is drawn, one row at least, so that no block is without rows.
+        """
+        generator = np.random.default_rng(seed)
+        sizes = np.bincount(self.row_blocks, minlength=self.blocks)
+        quotas = apportion(sizes, min(rows, int(sizes.sum()))).clip(1)
+        starts = np.cumsum(sizes) - sizes
+        drawn = [
+            start + generator.choice(size, quota, replace=False)
+            for start, size, quota in zip(starts, sizes, quotas, strict=True)
+        ]
+        return np.sort(np.concatenate(drawn))
 
     @cached_property
     def _aggregated(self) -> np.ndarray:
@@ -156,8 +165,11 @@ class Embedding:
         mend = "delete it and run again"
         try:
             with h5py.File(self.path, "r") as file:
-                if file.attrs.get("schema") != SCHEMA:
-                    raise InputError(self.path, f"holds no '{SCHEMA}'", mend=mend)
+                found = str(file.attrs.get("schema", ""))
+                if not found.startswith(SCHEMA.partition("/")[0]):
+                    raise InputError(self.path, "is no embedding file of atomcsi", mend="see `atomcsi compare --help`")
+                if found != SCHEMA:
+                    raise InputError(self.path, f"holds '{found}' where '{SCHEMA}' is needed", mend=mend)
                 yield file
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise InputError(self.path, f"cannot be read: {error}", mend=mend) from error

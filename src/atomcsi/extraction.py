@@ -105,6 +105,11 @@ def extract(
     features: list[np.ndarray] = [np.empty(0)] * len(structures)
     for i, arrays in found if pool is None else _spread(pool, members):
         for position, rows in zip(batches[i], arrays, strict=True):
+            if not np.isfinite(rows).all():
+                source = structures[position].source
+                raise AtomcsiError(
+                    f"the extractor gives no finite features for '{source}' (look at it, or leave it out)"
+                )
             features[position] = rows
         if progress is not None:
             progress.advance(len(arrays))

@@ -95,7 +95,9 @@ def digest(path: Path, algorithm: str) -> str:
 def write_json(path: Path | str, schema: str, content: Mapping[str, Any]) -> None:
     """Writes ``content`` with its schema name, atomically and in a stable layout."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({"schema": schema, **content}, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps({"schema": schema, **content}, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def read_json(path: Path | str, schema: str | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ def measure(
         What was compared and, under ``upstreams``, a record each, the nearest first: ``value``; its ``terms``;
         ``corrected`` for the size of the samples, with ``standard_error`` and the 95 % interval ``low`` to ``high``;
         ``p_best``, the probability that no other upstream is nearer; ``beyond_best`` with ``beyond_best_low`` and
-        ``beyond_best_high``, how much farther than the nearest it is; ``by_share``, the value by share of the
-        structures; ``elements`` (see :meth:`FrechetPair.elements`); sizes and times. None where an error bar is
+        ``beyond_best_high``, how much farther than the nearest it is (0 for itself); ``by_share``, the value by share
+        of the structures; ``elements`` (see :meth:`FrechetPair.elements`); sizes and times. None where an error bar is
         unknown for want of blocks. The upstreams are ranked by ``estimate``: ``corrected``, or ``value`` where it is
         unknown for one of them.
 
@@ -58,6 +59,9 @@ def measure(
         require_alike(upstream, downstream)
         pair = implementation.pair(upstream, downstream)
         estimates.append(estimate(pair, seed=seed))
+        if not math.isfinite(estimates[-1].found.value):
+            mend = "compare more of them, or by another distance"
+            raise InputError(upstream.path, f"has too few structures for the distance '{distance}'", mend=mend)
         records.append(_record(upstream, estimates[-1]) | {"elements": pair.elements()})
         progress.advance()
     progress.finish()
@@ -68,7 +72,7 @@ def measure(
     order = sorted(range(len(records)), key=lambda i: (records[i]["estimate"], records[i]["upstream"]))
     chances = probability_best(estimates, seed=seed)
     for i, record in enumerate(records):
-        gap, low, high = difference(estimates[order[0]], estimates[i])
+        gap, low, high = difference(estimates[order[0]], estimates[i]) if i != order[0] else (0.0, math.nan, math.nan)
         more = {"p_best": chances[i], "beyond_best": gap, "beyond_best_low": low, "beyond_best_high": high}
         record.update({name: _known(value) for name, value in more.items()})
     return {
@@ -105,8 +109,9 @@ def _record(upstream: Embedding, found: Estimate) -> dict[str, Any]:
         "standard_error": _known(found.standard_error),
         "low": _known(low),
         "high": _known(high),
-        "by_share": [{"share": share, "value": value} for share, value in found.by_share.items()],
+        "by_share": [{"share": share, "value": _known(value)} for share, value in found.by_share.items()],
         "upstream_structures": upstream.provenance["drawn"],
+        "upstream_distinct": upstream.structures,
         "upstream_atoms": upstream.provenance["atoms"],
         "upstream_blocks": upstream.blocks,
         "upstream_embedding_seconds": upstream.provenance["seconds"],
@@ -150,8 +155,10 @@ def distance_table(measurements: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def element_table(measurements: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Returns which elements make the distances, in long form: one row per pair of datasets and element."""
     rows = []
+    columns = ["extractor", "aggregation", "distance", "downstream", "upstream", "symbol"]
+    columns += ["upstream_share", "downstream_share", "upstream_csi", "downstream_csi"]
     for found in measurements:
         names = {key: found[key] for key in ("extractor", "aggregation", "distance", "downstream")}
         for record in found["upstreams"]:
             rows += [names | {"upstream": record["upstream"]} | element for element in record["elements"]]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns)

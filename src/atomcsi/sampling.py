@@ -74,16 +74,18 @@ def apportion(shares: Sequence[float], total: int) -> np.ndarray:
 
 
 def into_blocks(
-    sample: Sample, classes: np.ndarray, blocks: int, resample: Resample, seed: int
+    sample: Sample, classes: np.ndarray, blocks: int, resample: Resample, method: Method, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Deals the structures of a sample into random blocks of about equal size, for resampling.
 
     Args:
         sample: The sample.
         classes: Class of every structure of the population, shape (population,).
-        blocks: Number of blocks; fewer if there are fewer units, and even, so that halves can be made of them.
+        blocks: Number of blocks. Fewer if there are fewer units, or if one of them is so heavy that blocks could not
+            weigh the same; and even, so that halves can be made of them.
         resample: What is dealt as one: ``structures``, or whole ``classes`` where structures of one class are so
             alike that they tell little more than one of them, such as conformers.
+        method: How the sample was drawn: where by class, every block gets its share of every class too.
         seed: Seed of the deal.
 
     Returns:
@@ -91,21 +93,22 @@ def into_blocks(
         structures,), and the position of the first one of every block, and the end, shape (blocks + 1,).
     """
     generator = np.random.default_rng([seed, 1])
-    units = np.arange(len(sample.indices))
-    if resample == "classes":
-        units = np.unique(classes[sample.indices], return_inverse=True)[1]
-    sizes = np.bincount(units)
-    blocks = min(blocks, len(sizes))
+    drawn = classes[sample.indices]
+    units = np.unique(drawn, return_inverse=True)[1] if resample == "classes" else np.arange(len(drawn))
+    weights = np.bincount(units, sample.multiplicity).astype(int)
+    blocks = min(blocks, int(weights.sum() // weights.max()))
     blocks -= blocks % 2 if blocks > 1 else 0
-    # Largest first, each to the emptiest block; among units of one size, the order is random.
-    order = generator.permutation(len(sizes))
-    order = order[np.argsort(-sizes[order], kind="stable")]
+    # The heaviest first, each to the emptiest block; among units of one weight, the order is random.
+    order = generator.permutation(len(weights))
+    if resample == "structures" and method != "random":
+        order = order[np.argsort(drawn[order], kind="stable")]
+    order = order[np.argsort(-weights[order], kind="stable")]
     room = [(0, block) for block in range(blocks)]
-    block_of = np.empty(len(sizes), int)
+    block_of = np.empty(len(weights), int)
     for unit in order.tolist():
-        size, block = heapq.heappop(room)
+        weight, block = heapq.heappop(room)
         block_of[unit] = block
-        heapq.heappush(room, (size + int(sizes[unit]), block))
+        heapq.heappush(room, (weight + int(weights[unit]), block))
     block = block_of[units]
     return np.argsort(block, kind="stable"), np.concatenate([[0], np.cumsum(np.bincount(block, minlength=blocks))])
 

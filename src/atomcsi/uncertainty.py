@@ -4,7 +4,9 @@ Structures (or classes) are resampled, never atoms: the atoms of a structure res
 cut into random blocks of structures, and everything here is made from distances between some of the blocks.
 
 *Bias.* A distance between samples of N structures exceeds that between the populations by about b / N. Random halves
-of the data have twice the bias, so their mean distance extrapolates to 1/N = 0.
+of the data have twice the bias, so their mean distance extrapolates to 1/N = 0. Quarters tell whether that law holds
+yet: with N not much larger than the number of features the bias falls more slowly, and what the law misses widens the
+interval.
 
 *Variance.* The jackknife over blocks. For a distance near zero, which its samples move in second order only, it is
 too large: with V1 and V2 the parts of the variance of first and second order, it expects V1 + 2 V2 (Efron and Stein
@@ -38,6 +40,7 @@ class Estimate:
         corrected: The distance extrapolated to infinitely many structures of both sets.
         by_share: Share of the structures -> mean distance between such parts of the samples; 1 for all of them.
         halvings: The corrected distance by each halving, shape (halvings,).
+        bias_error: How much the bias is uncertain, because it does not fall with 1/N yet.
         upstream: What each upstream block moves it by, shape (blocks,); see :meth:`Pair.influences`.
         downstream: The same of the downstream blocks.
     """
@@ -46,6 +49,7 @@ class Estimate:
     corrected: float
     by_share: dict[float, float]
     halvings: np.ndarray
+    bias_error: float
     upstream: np.ndarray
     downstream: np.ndarray
 
@@ -64,17 +68,18 @@ class Estimate:
         """Variance of ``corrected``."""
         jackknife = _jackknife(self.upstream, self.upstream) + _jackknife(self.downstream, self.downstream)
         second_order = float(self.halvings.var(ddof=1))
-        return max(jackknife - second_order, second_order) + second_order / len(self.halvings)
+        sampling = max(jackknife - second_order, second_order) + second_order / len(self.halvings)
+        return sampling + self.bias_error**2
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Confidence interval of the distance between the populations; never below zero."""
         if not self.known:
             return math.nan, math.nan
-        width = stats.t.ppf((1 + level) / 2, self._degrees_of_freedom) * self.standard_error
+        width = stats.t.ppf((1 + level) / 2, self.degrees_of_freedom) * self.standard_error
         return max(self.corrected - width, 0.0), max(self.corrected + width, 0.0)
 
     @property
-    def _degrees_of_freedom(self) -> float:
+    def degrees_of_freedom(self) -> float:
         """Satterthwaite's (1946), of a sum of variances that are known from few blocks each."""
         parts = [(_jackknife(side, side), len(side) - 1) for side in (self.upstream, self.downstream)]
         total = sum(variance for variance, _ in parts)
@@ -93,29 +98,44 @@ def estimate(pair: Pair, *, seed: int = 0) -> Estimate:
     blocks = pair.upstream.blocks, pair.downstream.blocks
     if min(blocks) < LEAST_BLOCKS:
         nothing = np.empty(0)
-        return Estimate(found, math.nan, {1.0: found.value}, nothing, nothing, nothing)
+        return Estimate(found, math.nan, {1.0: found.value}, nothing, math.nan, nothing, nothing)
     generators = [np.random.default_rng([seed, count]) for count in blocks]
     halves, quarters = [], []
-    for split in range(pair.splits):
+    for _ in range(pair.splits):
         orders = [generator.permutation(count) for generator, count in zip(generators, blocks, strict=True)]
         halves.append(_mean_over_parts(pair, orders, 2))
-        if split == 0:
-            quarters.append(_mean_over_parts(pair, orders, 4))
+        quarters.append(_mean_over_parts(pair, orders, 4))
+    half, quarter = float(np.mean(halves)), float(np.mean(quarters))
+    law = pair.bias_falls_with_size
     upstream, downstream = pair.influences()
     return Estimate(
         found=found,
-        corrected=2 * found.value - float(np.mean(halves)),
-        by_share={1.0: found.value, 0.5: float(np.mean(halves)), 0.25: float(np.mean(quarters))},
-        halvings=2 * found.value - np.array(halves),
+        corrected=2 * found.value - half if law else found.value,
+        by_share={1.0: found.value, 0.5: half, 0.25: quarter},
+        halvings=2 * found.value - np.array(halves) if law else np.full(len(halves), found.value),
+        bias_error=_bias_error(found.value, half, quarter) if law else 0.0,
         upstream=upstream,
         downstream=downstream,
     )
 
 
 def _mean_over_parts(pair: Pair, orders: Sequence[np.ndarray], parts: int) -> float:
-    """Mean distance between parts of the two sides, each made of a share ``1 / parts`` of the blocks in this order."""
-    upstream, downstream = (np.array_split(order, parts) for order in orders)
+    """Mean distance between two parts of either side, each a share ``1 / parts`` of the blocks in this order."""
+    upstream, downstream = (np.array_split(order, parts)[:2] for order in orders)
     return float(np.mean([pair.value(a.tolist(), b.tolist()).value for a, b in zip(upstream, downstream, strict=True)]))
+
+
+def _bias_error(whole: float, half: float, quarter: float) -> float:
+    """How far the bias of the whole may be from ``half - whole``, which it is where it falls with 1/N.
+
+    If it falls with N to the power -a, from halves to quarters it grows by 2^a times what it grows from the whole to
+    halves, and is ``(half - whole) / (2^a - 1)`` (Aitken's extrapolation); a is taken between 1/2 and 2.
+    """
+    step = half - whole
+    if step <= 0:
+        return 0.0
+    growth = float(np.clip((quarter - half) / step, math.sqrt(2), 4.0))
+    return abs(step / (growth - 1) - step)
 
 
 def covariance(estimates: Sequence[Estimate]) -> np.ndarray:
@@ -141,15 +161,19 @@ def _jackknife(a: np.ndarray, b: np.ndarray) -> float:
 def probability_best(estimates: Sequence[Estimate], *, seed: int = 0) -> np.ndarray:
     """Probability that each upstream is the one of least distance, given the errors of all, shape (estimates,).
 
-    It is counted over draws from the normal distribution with the corrected distances' covariance. NaN where an
-    estimate has no error bar.
+    It is counted over draws from Student's t with the corrected distances' covariance and their least degrees of
+    freedom; what draws as near as another shares with it. NaN where an estimate has no error bar.
     """
     if not all(each.known for each in estimates):
         return np.full(len(estimates), math.nan)
     generator = np.random.default_rng(seed)
-    corrected = [each.corrected for each in estimates]
-    draws = generator.multivariate_normal(corrected, covariance(estimates), _DRAWS, method="eigh")
-    return np.bincount(draws.argmin(axis=1), minlength=len(estimates)) / _DRAWS
+    errors = generator.multivariate_normal(np.zeros(len(estimates)), covariance(estimates), _DRAWS, method="eigh")
+    freedom = min(each.degrees_of_freedom for each in estimates)
+    if math.isfinite(freedom):
+        errors *= np.sqrt(freedom / generator.chisquare(freedom, size=(_DRAWS, 1)))
+    draws = np.array([each.corrected for each in estimates]) + errors
+    nearest = draws == draws.min(axis=1, keepdims=True)
+    return (nearest / nearest.sum(axis=1, keepdims=True)).mean(axis=0)
 
 
 def difference(a: Estimate, b: Estimate, level: float = 0.95) -> tuple[float, float, float]:
@@ -159,5 +183,5 @@ def difference(a: Estimate, b: Estimate, level: float = 0.95) -> tuple[float, fl
     matrix = covariance([a, b])
     error = math.sqrt(max(matrix[0, 0] + matrix[1, 1] - 2 * matrix[0, 1], 0.0))
     gap = b.corrected - a.corrected
-    width = stats.t.ppf((1 + level) / 2, min(a._degrees_of_freedom, b._degrees_of_freedom)) * error
+    width = stats.t.ppf((1 + level) / 2, min(a.degrees_of_freedom, b.degrees_of_freedom)) * error
     return gap, gap - width, gap + width

@@ -152,6 +152,17 @@ def test_an_upstream_that_only_csi_asks_for_is_trained(finished):
     assert planned == {"pretrain": 1, "finetune": 2, "finetuning_table": 1}
 
 
+def test_a_distance_that_knows_no_elements(finished):
+    """Neither which elements matter nor mixes are known for it; the report does without."""
+    changes = ["--config", "distance=energy", "also_measure=[coverage]", "inits=[scratch]"]
+    planned = finished.planned("results/figures/csi-sample-size.svg", *changes)
+    assert {"csi", "csi_matrix", "select", "csi_figure"} <= planned.keys()
+    found = finished("results/figures/csi-sample-size.svg", "results/figures/csi-matrix.svg", *changes)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert "energy distance" in (finished.folder / "results" / "figures" / "csi-matrix.svg").read_text()
+    assert finished("all").returncode == 0  # what the tests around this one expect
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import ase.io
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -138,6 +139,13 @@ def test_names(files, tmp_path, options):
         ({"extractor": "equiformer-v2"}, "needs the file with its weights"),
         ({"extractor": "equiformer-v2", "checkpoint": "none.pt"}, "none.pt: no such checkpoint"),
         ({"distance": "frechett"}, "did you mean 'frechet'"),
+        ({"sampling": "balance"}, "did you mean 'balanced'"),
+        ({"aggregation": "median"}, "unknown aggregation 'median'"),
+        ({"resample": "atoms"}, "unknown resample 'atoms'"),
+        ({"structures": 0}, "structures is 0, but must be at least 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"processes": 0}, "processes is 0"),
+        ({"device": "gpu"}, "the device 'gpu' cannot be used"),
     ],
 )
 def test_mistakes(files, options, changes, problem):
@@ -150,8 +158,17 @@ def test_what_cannot_be_compared(files, options, tmp_path):
         atomcsi.compare(files[0], **options)
     with pytest.raises(InputError, match="is missing"):
         atomcsi.compare(files[0], tmp_path / "none.xyz", **options)
-    with pytest.raises(AtomcsiError, match="structure 1 is of the type int"):
+    with pytest.raises(AtomcsiError, match="candidate 1: structure 1 is of the type int"):
         atomcsi.compare(files[0], [molecule("H2O"), 3], **options)
+    with pytest.raises(AtomcsiError, match="candidate 1: is of the type int"):
+        atomcsi.compare(files[0], 3, **options)
+    with pytest.raises(AtomcsiError, match="candidate 1: would hold no structures"):
+        atomcsi.compare(files[0], [], **options)
+    with h5py.File(tmp_path / "ani1x.h5", "w") as file:
+        file["energies"] = 1.0
+    with pytest.raises(InputError, match="is no embedding file of atomcsi"):
+        atomcsi.compare(files[0], tmp_path / "ani1x.h5", **options)
+    assert not list((tmp_path / "cache" / "structures").glob(".*"))
     with pytest.raises(InputError, match=r"let it end|the page is \.html"):
         atomcsi.compare(*files, **options).write(tmp_path / "page.pdf")
     assert not list(tmp_path.glob("page*"))
@@ -173,9 +190,34 @@ def test_the_command_says_what_is_wrong(files, tmp_path):
     found = subprocess.run([*command, "--cache", str(tmp_path / "cache")], capture_output=True, text=True, timeout=120)
     assert found.returncode == 1 and "Traceback" not in found.stderr
     assert "bad.xyz: frame 0: is no complete frame" in found.stderr
-    assert [path.name for path in (tmp_path / "cache" / "structures").iterdir()] == [
-        path.name for path in (tmp_path / "cache" / "structures").glob("*.lmdb")
+    assert {path.suffix for path in (tmp_path / "cache" / "structures").iterdir()} <= {".lmdb", ".lock"}
+
+
+def test_sets_without_a_distance(options, tmp_path):
+    """Copper against copper: zero, which has no share, no ratio and no logarithm."""
+    found = atomcsi.compare(metals(40), metals(30), metals(20), **options)
+    assert found.table["value"].tolist() == [0, 0] and found.p_best == 0.5
+    assert "at 0" in str(found)
+    assert "Pretrain on candidate 1." in found.write(tmp_path / "page.html")[0].read_text()
+
+
+def test_names_are_no_mathematics(files, options, tmp_path):
+    found = atomcsi.compare(*files, names=["mine", "a$\\frac{b$", "<b>c</b>"], **options)
+    text = found.write(tmp_path / "page.html")[0].read_text()
+    assert "&lt;b&gt;c&lt;/b&gt;" in text and "<b>c</b>" not in text
+
+
+def test_two_processes_share_a_cache(files, tmp_path):
+    command = [sys.executable, "-m", "atomcsi.cli", "compare", *map(str, files), "--extractor", "composition"]
+    command += ["--cache", str(tmp_path / "cache"), "--out"]
+    pipe = subprocess.PIPE
+    running = [
+        subprocess.Popen([*command, str(tmp_path / f"{i}.html")], stdout=pipe, stderr=pipe, text=True) for i in range(2)
     ]
+    printed = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], printed
+    assert (tmp_path / "0.csv").read_text() == (tmp_path / "1.csv").read_text()
+    assert sum("read mine: done" in errors for _, errors in printed) == 1
 
 
 @pytest.mark.slow

@@ -129,3 +129,14 @@ class TestProcesses:
             os.kill(pool.submit(os.getpid).result(), signal.SIGKILL)
             with pytest.raises(AtomcsiError, match=r"a process was killed.*lower max_atoms and max_edges"):
                 extract(toy_structures(3), CompositionExtractor(), max_atoms=1, max_edges=1, pool=pool)
+
+
+def test_features_that_are_not_finite_name_their_structure(toy_structures):
+    class Broken(CompositionExtractor):
+        def _rows(self, structures):
+            rows = super()._rows(structures)
+            rows[-1, 3] = np.nan
+            return rows
+
+    with pytest.raises(AtomcsiError, match="no finite features for 'toy/0'"):
+        extract(toy_structures(1), Broken(), max_atoms=100, max_edges=100)

@@ -45,7 +45,7 @@ def test_without_an_error_bar_the_plain_value_ranks(sets, embedding):
     sets["near"] = embedding(cloud(1, 0.3), "near", blocks=1)
     near, far = run(sets)["upstreams"]
     assert near["upstream"] == "near" and near["estimate"] == near["value"] and far["estimate"] == far["value"]
-    assert [near[key] for key in ("corrected", "low", "p_best", "beyond_best")] == [None] * 4
+    assert [near[key] for key in ("corrected", "low", "p_best", "beyond_best_low")] == [None] * 4
     assert far["p_best"] is None and far["low"] > 0
 
 

@@ -68,17 +68,17 @@ def test_apportion(shares, total, expected):
 
 def test_blocks_of_structures():
     sample = draw("random", np.zeros(103, int), 103, seed=0)
-    order, ptr = into_blocks(sample, np.zeros(103, int), 20, "structures", seed=0)
+    order, ptr = into_blocks(sample, np.zeros(103, int), 20, "structures", "random", seed=0)
     assert sorted(order.tolist()) == list(range(103))
     assert set(np.diff(ptr).tolist()) == {5, 6} and ptr[-1] == 103
-    again, other = (into_blocks(sample, np.zeros(103, int), 20, "structures", seed)[0] for seed in (0, 1))
+    again, other = (into_blocks(sample, np.zeros(103, int), 20, "structures", "random", seed)[0] for seed in (0, 1))
     assert order.tolist() == again.tolist() != other.tolist()
 
 
 def test_blocks_of_classes_keep_classes_together():
     classes = np.repeat(np.arange(40), np.arange(40) % 5 + 1)
     sample = draw("random", classes, len(classes), seed=0)
-    order, ptr = into_blocks(sample, classes, 10, "classes", seed=0)
+    order, ptr = into_blocks(sample, classes, 10, "classes", "random", seed=0)
     owners = [set(classes[sample.indices[order[start:stop]]]) for start, stop in itertools.pairwise(ptr)]
     assert sum(map(len, owners)) == 40
     assert np.diff(ptr).max() - np.diff(ptr).min() <= 2
@@ -88,5 +88,27 @@ def test_blocks_of_classes_keep_classes_together():
 def test_few_units_make_few_blocks(units, blocks):
     """An even number, so that halves are halves."""
     sample = Sample(np.arange(units), np.ones(units, int))
-    ptr = into_blocks(sample, np.arange(units), 20, "structures", seed=0)[1]
+    ptr = into_blocks(sample, np.arange(units), 20, "structures", "random", seed=0)[1]
     assert len(ptr) == blocks + 1
+
+
+def test_a_heavy_unit_makes_few_blocks():
+    """One class of 30 of 100 structures: three blocks would weigh as much, so there are two; and so with one of half."""
+    classes = np.array([0] * 30 + list(range(1, 71)))
+    sample = draw("random", classes, 100, seed=0)
+    assert len(into_blocks(sample, classes, 20, "classes", "random", seed=0)[1]) == 2 + 1
+    repeated = Sample(np.arange(51), np.array([1] * 50 + [50]))
+    assert len(into_blocks(repeated, np.zeros(51, int), 20, "structures", "balanced", seed=0)[1]) == 2 + 1
+
+
+def test_blocks_weigh_the_same():
+    multiplicity = np.array([1] * 60 + [5] * 8)
+    order, ptr = into_blocks(Sample(np.arange(68), multiplicity), np.zeros(68, int), 10, "structures", "balanced", 0)
+    weights = np.add.reduceat(multiplicity[order], ptr[:-1])
+    assert weights.tolist() == [10] * 10
+
+
+def test_blocks_of_a_sample_by_class_hold_every_class():
+    classes = np.repeat([0, 1], [100, 20])
+    order, ptr = into_blocks(draw("stratified", classes, 120, 0), classes, 20, "structures", "stratified", seed=0)
+    assert [classes[order[start:stop]].sum() for start, stop in itertools.pairwise(ptr)] == [1] * 20

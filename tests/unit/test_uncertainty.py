@@ -141,3 +141,39 @@ def test_bias_falls_with_the_number_of_structures():
     ]
     whole, half, quarter = (np.mean([shares[share] for shares in found]) for share in (1.0, 0.5, 0.25))
     assert half / whole == pytest.approx(2, rel=0.1) and quarter / whole == pytest.approx(4, rel=0.1)
+
+
+def test_ties_share():
+    still = np.zeros(20)
+    tied = [estimate(MeanOfBlocks(still + mean, still)) for mean in (1.0, 1.0, 2.0)]
+    assert probability_best(tied).tolist() == [0.5, 0.5, 0]
+
+
+@pytest.mark.slow
+def test_probability_best_is_calibrated():
+    """Of two upstreams that are equally far, each is the nearest with a probability that is uniformly distributed."""
+    generator = np.random.default_rng(7)
+    chances = []
+    for _ in range(400):
+        downstream = generator.normal(size=8)
+        pairs = [MeanOfBlocks(generator.normal(size=8) + 5, downstream) for _ in range(2)]
+        chances.append(probability_best([estimate(pair) for pair in pairs])[0])
+    # Binomial: 0.05 has a standard error of 0.011, and 0.5 one of 0.025.
+    assert np.mean(np.array(chances) > 0.95) == pytest.approx(0.05, abs=0.033)
+    assert np.mean(np.array(chances) > 0.5) == pytest.approx(0.5, abs=0.075)
+
+
+@pytest.mark.slow
+def test_samples_too_small_for_the_law_widen_the_interval():
+    """60 structures in 128 dimensions: the bias falls more slowly than with 1/N, and the interval says so."""
+    generator = np.random.default_rng(8)
+    deviations = np.arange(1, 129) ** -1.0
+    truth, covered = np.square(deviations * 0.3).sum(), 0
+    for _ in range(40):
+        pair = FrechetPair(
+            Blocks(drawn(generator, 60, 5, deviations)), Blocks(drawn(generator, 60, 5, deviations * 1.3))
+        )
+        found = estimate(pair)
+        low, high = found.interval()
+        covered += low <= truth <= high
+    assert covered >= 36

@@ -34,6 +34,7 @@ class Distance(ABC):
     Attributes:
         title: Name for readers.
         unit: Unit of the value, for readers; empty for a pure number.
+        symmetric: Whether upstream and downstream may change places.
 
     Args:
         device: Where it computes, in PyTorch's terms; what is not worth it stays on the CPU.
@@ -42,6 +43,7 @@ class Distance(ABC):
 
     title: ClassVar[str]
     unit: ClassVar[str] = ""
+    symmetric: ClassVar[bool] = True
 
     def __init__(self, *, device: str = "cpu", seed: int = 0) -> None:
         self.device, self.seed = device, seed
@@ -56,9 +58,12 @@ class Pair(ABC):
 
     Attributes:
         splits: How many random halvings of the data are worth their time.
+        bias_falls_with_size: Whether the distance of samples of N structures exceeds that of the populations by about
+            b / N, so that it can be extrapolated.
     """
 
     splits: int = 10
+    bias_falls_with_size: ClassVar[bool] = True
 
     def __init__(self, upstream: Embedding, downstream: Embedding) -> None:
         if upstream.dim != downstream.dim:

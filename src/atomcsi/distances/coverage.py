@@ -18,6 +18,7 @@ class Coverage(Distance):
     """The share of the downstream rows that upstream does not cover, from 0 to 1."""
 
     title = "1 − coverage"
+    symmetric = False
 
     def pair(self, upstream: Embedding, downstream: Embedding) -> CoveragePair:
         """See :meth:`Distance.pair`."""
@@ -27,7 +28,8 @@ class Coverage(Distance):
 class CoveragePair(Pair):
     """Distances among and between samples of rows of either embedding.
 
-    Around every row is a ball that reaches to its 5th nearest neighbour in its own set.
+    Around every row is a ball that reaches to its 5th nearest neighbour in its own set. As many rows of either set are
+    taken: the more there are of one, the more of the other it covers.
 
     Args:
         upstream: Embedding of the upstream dataset.
@@ -35,10 +37,13 @@ class CoveragePair(Pair):
         seed: Seed of the draw of rows.
     """
 
+    bias_falls_with_size = False
+
     def __init__(self, upstream: Embedding, downstream: Embedding, *, seed: int) -> None:
         super().__init__(upstream, downstream)
-        x, self._x_weights, self._x_blocks = sample_rows(upstream, _ROWS, seed)
-        y, self._y_weights, self._y_blocks = sample_rows(downstream, _ROWS, seed)
+        rows = min(_ROWS, len(upstream.row_weights), len(downstream.row_weights))
+        x, self._x_weights, self._x_blocks = sample_rows(upstream, rows, seed)
+        y, self._y_weights, self._y_blocks = sample_rows(downstream, rows, seed)
         self._xx, self._yy, self._xy = euclidean_distances(x), euclidean_distances(y), euclidean_distances(x, y)
 
     def value(self, upstream: Kept = None, downstream: Kept = None) -> Value:

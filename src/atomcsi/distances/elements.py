@@ -11,9 +11,10 @@ from atomcsi.structure import MAX_ATOMIC_NUMBER
 
 
 class Elements(Distance):
-    """The Jensen-Shannon distance (Endres and Schindelin 2003) of the shares of the elements, from 0 to 1."""
+    """The Jensen-Shannon divergence (Lin 1991) of the shares of the elements in bits, from 0 to 1."""
 
     title = "element composition"
+    unit = "bit"
 
     def pair(self, upstream: Embedding, downstream: Embedding) -> ElementsPair:
         """See :meth:`Distance.pair`."""
@@ -28,12 +29,12 @@ class ElementsPair(Pair):
         self._counts = [_counts(embedding) for embedding in (upstream, downstream)]
 
     def value(self, upstream: Kept = None, downstream: Kept = None) -> Value:
-        """Returns the distance."""
+        """Returns the divergence."""
         p, q = (
             (counts if kept is None else counts[list(kept)]).sum(axis=0)
             for counts, kept in zip(self._counts, (upstream, downstream), strict=True)
         )
-        return Value(float(jensenshannon(p, q, base=2)))
+        return Value(float(jensenshannon(p, q, base=2) ** 2))
 
 
 def _counts(embedding: Embedding) -> np.ndarray:

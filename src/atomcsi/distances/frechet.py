@@ -16,6 +16,10 @@ from atomcsi.moments import Moments
 
 #: Floating-point operations spent on telling which elements make a CSI; beyond that, a sample of the atoms does.
 _ELEMENT_FLOPS = 2e11
+#: What a covariance term must exceed, in units of the traces.
+_ROUNDING = 1e-12
+#: Megabytes of rows that are held to tell which elements make a CSI.
+_ELEMENT_MEGABYTES = 200
 #: Beyond this many features, a Fréchet distance takes seconds rather than milliseconds.
 _LARGE = 1024
 
@@ -92,11 +96,13 @@ class FrechetPair(Pair):
         Returns:
             For each element its ``symbol``, and for ``upstream`` and ``downstream`` its share of the atoms
             (``upstream_share``) and its part of CSI (``upstream_csi``); the largest part first. Nothing where rows
-            are not atoms.
+            are not atoms, or CSI is zero.
         """
         if not self.upstream.flat:
             return []
         csi = self.value().value
+        if csi == 0:
+            return []
         there, back = self._transports
         shares = {side: _shares(getattr(self, side)) for side in ("upstream", "downstream")}
         parts = {
@@ -113,7 +119,8 @@ class FrechetPair(Pair):
 
     def _transport_costs(self, this: Embedding, other: Embedding, plan: np.ndarray, csi: float) -> dict[int, float]:
         a, b = self._moments(this, None), self._moments(other, None)
-        drawn = this.sample(int(_ELEMENT_FLOPS / (2 * self.dim**2)) + 1, seed=0)
+        limits = _ELEMENT_FLOPS / (2 * self.dim**2), _ELEMENT_MEGABYTES * 1e6 / (4 * this.dim)
+        drawn = this.sample(int(min(limits)) + 1, seed=0)
         rows, weights = this.rows(drawn)[:, : self.dim], this.row_weights[drawn]
         costs = np.empty(len(rows))
         for start in range(0, len(rows), 4096):
@@ -139,7 +146,8 @@ def frechet(a: Moments, b: Moments, *, device: str = "cpu") -> Value:
     """Returns |m1 - m2|^2 + Tr S1 + Tr S2 - 2 Tr (S1 S2)^(1/2) (Dowson and Landau 1982; paper, section 1).
 
     With S1 = L L^T, the eigenvalues of S1 S2 are those of the symmetric matrix L^T S2 L, so the last trace is the sum
-    of their square roots: no square root of a non-symmetric matrix, and covariances of any rank.
+    of their square roots: no square root of a non-symmetric matrix, and covariances of any rank. Directions in which
+    both sets hardly vary (1e-8 of the largest variance) are lost to rounding, as in any way of computing it.
 
     Args:
         a: Moments of one set.
@@ -156,12 +164,14 @@ def frechet(a: Moments, b: Moments, *, device: str = "cpu") -> Value:
     if a.dim != b.dim:
         raise ValueError(f"features of dimension {a.dim} and {b.dim} cannot be compared")
     mean_term = float(np.square(a.mean - b.mean).sum())
-    # The set of fewer rows has the lower rank, and its factor the fewer columns.
+    # The set of fewer rows has the lower rank as a rule, and then its factor has fewer columns.
     few, many = sorted((a, b), key=lambda moments: moments.count)
     traces = (np.trace(a.scatter) / max(a.count - 1, 1)) + (np.trace(b.scatter) / max(b.count - 1, 1))
     xp, factor = _library(device), _factor(few, device)
     squares = xp.linalg.eigvalsh(factor.T @ (xp.asarray(many.covariance, device=device) @ factor))
-    covariance_term = max(float(traces - 2 * (squares.clip(0) ** 0.5).sum()), 0.0)
+    covariance_term = float(traces - 2 * (squares.clip(0) ** 0.5).sum())
+    # What is left of the traces when they cancel is rounding, not a distance.
+    covariance_term = 0.0 if covariance_term < _ROUNDING * traces else covariance_term
     return Value(mean_term + covariance_term, {"mean_term": mean_term, "covariance_term": covariance_term})
 
 

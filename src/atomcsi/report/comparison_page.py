@@ -35,7 +35,7 @@ def as_text(comparison: Comparison) -> str:
     for rank, record in enumerate(measured["upstreams"], start=1):
         interval = "–" if record["low"] is None else f"{number(record['low'])} to {number(record['high'])}"
         figures_ = (number(record["estimate"]), interval, chance(record["p_best"]))
-        rows.append((str(rank), record["upstream"], *figures_, f"{record['upstream_structures']:,}"))
+        rows.append((str(rank), record["upstream"], *figures_, f"{record['upstream_distinct']:,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -61,7 +61,8 @@ def sentences(comparison: Comparison) -> list[str]:
             f"{best['upstream']} is the nearest with a probability of {chance(comparison.p_best)}; the next, {margin}."
         )
     elif rest:
-        found.append(f"{best['upstream']} is the nearest; for want of structures there is no telling how sure that is.")
+        want = f"too few {measured['resampled']} to resample"
+        found.append(f"{best['upstream']} is the nearest; with {want}, there is no telling how sure that is.")
     if parts := best["elements"]:
         largest = sorted(parts, key=lambda part: -part["upstream_csi"])[:_NAMED]
         words = ", ".join(f"{part['symbol']} {percent(part['upstream_csi'] / best['value'])}" for part in largest)
@@ -80,7 +81,7 @@ def sentences(comparison: Comparison) -> list[str]:
 
 
 def _times(value: float, least: float) -> str:
-    return f"{number(value / least)} times as far" if least > 0 else f"at {number(value)}"
+    return f"{number(value / least)} times as far" if 0 < value < 1000 * least else f"at {number(value)}"
 
 
 def write_comparison(comparison: Comparison, path: Path) -> list[Path]:
@@ -130,7 +131,7 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
 
 
 def _dataset(provenance: dict[str, Any]) -> dict[str, Any]:
-    keys = ("structures", "eligible", "drawn", "atoms", "fingerprint", "seconds")
+    keys = ("structures", "eligible", "distinct", "drawn", "atoms", "fingerprint", "seconds")
     return {key: provenance[key] for key in keys} | {"sampling": provenance["sampling"]}
 
 

@@ -29,6 +29,8 @@ STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"],
     "font.size": 9,
+    # Names of datasets are the user's, and may hold a dollar sign.
+    "text.parse_math": False,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.labelsize": 9,
