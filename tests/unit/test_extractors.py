@@ -10,7 +10,7 @@ from ase.build import bulk, molecule
 from scipy.spatial.transform import Rotation
 
 from atomcsi.errors import ConfigError, InputError
-from atomcsi.extractors import equiformer_v2
+from atomcsi.extractors.checkpoints import SAFE_GLOBALS
 from atomcsi.extractors.chgnet import ChgnetExtractor
 from atomcsi.extractors.composition import CompositionExtractor
 from atomcsi.extractors.equiformer_v2 import SETTINGS_31M, EquiformerV2Extractor
@@ -330,4 +330,4 @@ class TestCheckpoints:
 
     def test_reading_leaves_no_trust_behind(self, path):
         EquiformerV2Extractor(checkpoint=path)
-        assert not set(equiformer_v2._SAFE_GLOBALS) & set(torch.serialization.get_safe_globals())
+        assert not set(SAFE_GLOBALS) & set(torch.serialization.get_safe_globals())
