@@ -10,9 +10,10 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 
-from atomcsi.errors import ConfigError, InputError
+from atomcsi.errors import AtomcsiError, ConfigError, InputError
 from atomcsi.extractors.checkpoints import SAFE_GLOBALS
 from atomcsi.extractors.gemnet_oc import GemNetOCExtractor
 from atomcsi.models.jmp import JMP, SETTINGS
@@ -191,6 +192,24 @@ def test_cutoffs(tiny, tmp_path):
     assert np.abs(seen - found).max() > 1e-3 * np.abs(alone).max()
 
 
+def test_a_batch_equals_its_structures_singly(tiny, tmp_path, structures):
+    expected = np.concatenate([features(tmp_path / "jmp.pt", {"state_dict": tiny}, [each]) for each in structures])
+    found = features(tmp_path / "jmp.pt", {"state_dict": tiny}, structures)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_isolated_atoms(tiny, tmp_path, capfd, caplog):
+    atom, water = structure(Atoms("H")), structure(molecule("H2O"))
+    with pytest.raises(AtomcsiError, match="isolated"):
+        features(tmp_path / "jmp.pt", {"state_dict": tiny}, [atom, atom])
+    found = features(tmp_path / "jmp.pt", {"state_dict": tiny}, [atom, water])
+    expected = features(tmp_path / "jmp.pt", {"state_dict": tiny}, [water])
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[1:], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
 def test_moving_averages_are_preferred(tiny, tmp_path, structures):
     """They have no names: a tuple in the order of the parameters, those of heads and forces included."""
     expected = features(tmp_path / "plain.pt", {"state_dict": tiny}, structures)
@@ -244,6 +263,16 @@ def test_foreign_objects_are_skipped(tiny, tmp_path, structures):
     trusted = {str(entry) for entry in torch.serialization.get_safe_globals()}
     assert not trusted & {str(entry) for entry in SAFE_GLOBALS}
     assert not [entry for entry in trusted if "_Inert" in entry]
+
+
+class Options(dict):
+    """Stands for a dictionary of a class of JMP's."""
+
+
+def test_foreign_dictionaries_cannot_be_skipped(tiny, tmp_path, structures):
+    content = {"state_dict": tiny, "hyper_parameters": Options(lr=0.1)}
+    with pytest.raises(InputError, match=r"foreign classes, .* \(.*save its state_dict and optimizer_states only\)"):
+        features(tmp_path / "options.pt", content, structures)
 
 
 def test_weights_are_no_foreign_objects(tiny, tmp_path, structures):

@@ -25,7 +25,7 @@ SAFE_GLOBALS = [
 
 
 class _Inert:
-    """Stands for any object of a class that only the authors of a checkpoint have: takes everything, keeps nothing."""
+    """Stands for any object of a class that only a checkpoint's authors have: takes everything, keeps nothing."""
 
     __slots__ = ()
 
@@ -66,6 +66,10 @@ def read_checkpoint(path: Path, *, skip_objects: bool = False) -> Mapping[str, A
         if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
             problem = f"holds '{refused[1]}', which is neither weights nor plain data and was not run"
             raise InputError(path, problem, mend="use a checkpoint from a source that you trust") from None
+        if _Inert.__name__ in str(error):  # torch fills no dictionaries or lists but Python's own
+            problem = "holds dictionaries or lists of foreign classes, which cannot be skipped"
+            mend = "where its authors' code is installed, load it and save its state_dict and optimizer_states only"
+            raise InputError(path, problem, mend=mend) from None
         raise InputError(path, "is not a checkpoint of PyTorch", mend="download it again") from None
     if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
         raise InputError(path, "holds no 'state_dict'")
