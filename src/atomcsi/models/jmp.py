@@ -132,7 +132,7 @@ class JMP(GemNetOCBackbone):
             "cell_offset": -graph["cell_offset"][near],
             "num_neighbors": mask_neighbors(graph["num_neighbors"], near),
         }
-        require_edges(graph["distance"], cutoff)
+        require_edges(graph["distance"], float(data.cutoffs.max()))
         return graph
 
 
