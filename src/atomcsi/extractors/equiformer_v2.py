@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from atomcsi.errors import ConfigError, InputError, did_you_mean
 from atomcsi.extractors.base import Extractor
+from atomcsi.extractors.checkpoints import load_weights, read_checkpoint
 from atomcsi.models.batch import collate
 from atomcsi.models.fairchem import FairchemBatch, require_edges  # before fairchem's own modules
 from atomcsi.structure import Structure
@@ -48,15 +48,6 @@ SETTINGS_31M: Mapping[str, Any] = {
 _FIXED = {"use_pbc": True, "otf_graph": True, "regress_forces": False}
 _FEATURES, _PRECISIONS = ("full", "invariant"), ("float32", "bf16")
 _HEADS = ("energy_block", "force_block")
-
-#: All that a checkpoint may hold besides tensors and plain Python data: numpy scalars, under their old name too.
-_SCALAR = np._core.multiarray.scalar
-_SAFE_GLOBALS = [
-    np.dtype,
-    _SCALAR,
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    *(type(np.dtype(kind)) for kind in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")),
-]
 
 
 class EquiformerV2Extractor(Extractor):
@@ -143,43 +134,15 @@ class _Backbone(EquiformerV2Backbone):
 
 def _load(path: Path) -> _Backbone:
     """Builds the model that a checkpoint describes and loads its weights; see :class:`EquiformerV2Extractor`."""
-    content = _read(path)
+    content = read_checkpoint(path)
     try:
         model = _Backbone(**_settings(path, content.get("config")))
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(path, f"its config does not describe an EquiformerV2 ({error})") from None
     state = {re.sub(r"^(module\.)+", "", str(name)): value for name, value in content["state_dict"].items()}
     state = {name: value for name, value in state.items() if not name.startswith(_HEADS)}
-    expected = model.state_dict()
-    both = expected.keys() & state.keys()
-    faults = {
-        "missing": expected.keys() - both,
-        "unexpected": state.keys() - both,
-        "of another shape": {n for n in both if expected[n].shape != getattr(state[n], "shape", None)},
-    }
-    problems = [f"{len(n)} tensors {fault}, such as '{min(n)}'" for fault, n in faults.items() if n]
-    if problems:
-        raise InputError(path, f"does not fit EquiformerV2: {'; '.join(problems)}")
-    model.load_state_dict(state)
+    load_weights(path, model, state, "EquiformerV2")
     return model.eval()
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """Reads a checkpoint without running what it holds."""
-    if not path.is_file():
-        raise InputError(path, "no such checkpoint", mend="download it, or correct the path in extractors.yaml")
-    try:
-        with torch.serialization.safe_globals(_SAFE_GLOBALS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # other files make torch.load fail in a dozen ways
-        if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            problem = f"holds '{refused[1]}', which is neither weights nor plain data and was not run"
-            raise InputError(path, problem, mend="use a checkpoint from a source that you trust") from None
-        raise InputError(path, "is not a checkpoint of PyTorch", mend="download it again") from None
-    if not isinstance(content, Mapping) or not isinstance(content.get("state_dict"), Mapping):
-        raise InputError(path, "holds no 'state_dict'")
-    return content
 
 
 def _settings(path: Path, config: Any) -> dict[str, Any]:

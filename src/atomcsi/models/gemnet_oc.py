@@ -6,7 +6,7 @@ fairchem's class is used for its interaction blocks only: heads, scale factors a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -170,6 +170,14 @@ class Scale(nn.Module):
         return x * self.scale_factor
 
 
+def replace(model: nn.Module, kind: type[nn.Module], stand_in: Callable[[], nn.Module]) -> None:
+    """Replaces every module of a kind, however deep in a model, by one of ours."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, kind):
+                setattr(module, name, stand_in())
+
+
 def _variance(x: Tensor) -> Tensor:
     """Variance over rows, averaged over channels; 0 of a single row or none."""
     return x.float().var(dim=0).mean() if len(x) > 1 else x.new_zeros(())
@@ -188,10 +196,7 @@ class _Blocks(gemnet_oc.GemNetOCBackbone):
             otf_graph=True,
         )
         del self.out_mlp_E, self.out_energy, self.out_mlp_F, self.out_forces
-        for module in list(self.modules()):
-            for name, child in module.named_children():
-                if isinstance(child, ScaleFactor):
-                    setattr(module, name, Scale())
+        replace(self, ScaleFactor, Scale)
 
     def generate_graph_dict(self, data: FairchemBatch, cutoff: float, max_neighbors: int) -> dict[str, Tensor]:
         """Finds the edges as fairchem does, and requires that there are some."""
