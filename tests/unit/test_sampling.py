@@ -93,7 +93,7 @@ def test_few_units_make_few_blocks(units, blocks):
 
 
 def test_a_heavy_unit_makes_few_blocks():
-    """One class of 30 of 100 structures: three blocks would weigh as much, so there are two; and so with one of half."""
+    """One class of 30 of 100 structures: three blocks would weigh as much, so there are two; also with one of half."""
     classes = np.array([0] * 30 + list(range(1, 71)))
     sample = draw("random", classes, 100, seed=0)
     assert len(into_blocks(sample, classes, 20, "classes", "random", seed=0)[1]) == 2 + 1
