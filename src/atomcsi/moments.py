@@ -82,9 +82,14 @@ class Moments:
         return len(self.mean)
 
     @property
+    def freedom(self) -> int:
+        """What the scatter is divided by for an unbiased covariance: one less than the number of rows."""
+        return max(self.count - 1, 1)
+
+    @property
     def covariance(self) -> np.ndarray:
         """Unbiased covariance matrix, shape (d, d); zero for a single row."""
-        return self.scatter / max(self.count - 1, 1)
+        return self.scatter / self.freedom
 
     def leading(self, dim: int) -> Moments:
         """Moments of the first ``dim`` features alone."""

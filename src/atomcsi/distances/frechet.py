@@ -166,9 +166,9 @@ def frechet(a: Moments, b: Moments, *, device: str = "cpu") -> Value:
     mean_term = float(np.square(a.mean - b.mean).sum())
     # The set of fewer rows has the lower rank as a rule, and then its factor has fewer columns.
     few, many = sorted((a, b), key=lambda moments: moments.count)
-    traces = (np.trace(a.scatter) / max(a.count - 1, 1)) + (np.trace(b.scatter) / max(b.count - 1, 1))
+    traces = np.trace(a.scatter) / a.freedom + np.trace(b.scatter) / b.freedom
     xp, factor = _library(device), _factor(few, device)
-    squares = xp.linalg.eigvalsh(factor.T @ (xp.asarray(many.covariance, device=device) @ factor))
+    squares = xp.linalg.eigvalsh(factor.T @ (xp.asarray(many.scatter, device=device) @ factor)) / many.freedom
     covariance_term = float(traces - 2 * (squares.clip(0) ** 0.5).sum())
     # What is left of the traces when they cancel is rounding, not a distance.
     covariance_term = 0.0 if covariance_term < _ROUNDING * traces else covariance_term
@@ -202,12 +202,12 @@ def _factor(moments: Moments, device: str) -> Any:
     By Cholesky where the covariance is regular; otherwise by its eigenvectors, without those of rounding alone.
     """
     xp = _library(device)
-    covariance = xp.asarray(moments.covariance, device=device)
+    scatter = xp.asarray(moments.scatter, device=device)
     if moments.count > moments.dim:
         try:
-            return xp.linalg.cholesky(covariance)
+            return xp.linalg.cholesky(scatter) * moments.freedom**-0.5
         except xp.linalg.LinAlgError:  # singular all the same: features that are constant or depend on each other
             pass
-    eigenvalues, vectors = xp.linalg.eigh(covariance)
+    eigenvalues, vectors = xp.linalg.eigh(scatter)
     kept = eigenvalues > eigenvalues.max() * moments.dim * np.finfo(float).eps
-    return vectors[:, kept] * eigenvalues[kept] ** 0.5
+    return vectors[:, kept] * (eigenvalues[kept] / moments.freedom) ** 0.5
