@@ -45,8 +45,8 @@ def measure(
         ``p_best``, the probability that no other upstream is nearer; ``beyond_best`` with ``beyond_best_low`` and
         ``beyond_best_high``, how much farther than the nearest it is (0 for itself); ``by_share``, the value by share
         of the structures; ``elements`` (see :meth:`FrechetPair.elements`); sizes and times. None where an error bar is
-        unknown for want of blocks. The upstreams are ranked by ``estimate``: ``corrected``, or ``value`` where it is
-        unknown for one of them.
+        unknown for want of blocks, and ``p_best`` of a single upstream. The upstreams are ranked by ``estimate``:
+        ``corrected``, or ``value`` where it is unknown for one of them.
 
     Raises:
         InputError: A file cannot be read, or was embedded unlike the others.
@@ -70,7 +70,8 @@ def measure(
     for record in records:
         record["estimate"] = record[ranked_by]
     order = sorted(range(len(records)), key=lambda i: (records[i]["estimate"], records[i]["upstream"]))
-    chances = probability_best(estimates, seed=seed)
+    # One upstream alone is no choice.
+    chances = probability_best(estimates, seed=seed) if len(estimates) > 1 else [math.nan]
     for i, record in enumerate(records):
         gap, low, high = difference(estimates[order[0]], estimates[i]) if i != order[0] else (0.0, math.nan, math.nan)
         more = {"p_best": chances[i], "beyond_best": gap, "beyond_best_low": low, "beyond_best_high": high}

@@ -49,6 +49,11 @@ def test_without_an_error_bar_the_plain_value_ranks(sets, embedding):
     assert far["p_best"] is None and far["low"] > 0
 
 
+def test_a_single_upstream_is_no_choice(sets):
+    (near,) = measure([sets["near"]], sets["mine"], distance="frechet")["upstreams"]
+    assert near["p_best"] is None and near["low"] is not None
+
+
 def test_same_seed_same_result(sets):
     assert run(sets) == run(sets)
     assert run(sets, seed=1)["upstreams"][0]["corrected"] != run(sets)["upstreams"][0]["corrected"]
