@@ -18,7 +18,7 @@ $(VENV)/.complete: requirements.lock pyproject.toml
 	  { echo "atomcsi needs Python 3.11 or later; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || \
 	  { echo "Python's venv module is missing (Debian: apt install python3-venv)" >&2; exit 1; }
-	@echo "Installing into $(VENV) (1.7 GB with a CPU build of PyTorch; about two minutes)"
+	@echo "Installing into $(VENV) (2 GB with a CPU build of PyTorch; about two minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock

@@ -34,8 +34,8 @@ def as_text(comparison: Comparison) -> str:
     rows = [header]
     for rank, record in enumerate(measured["upstreams"], start=1):
         interval = "–" if record["low"] is None else f"{number(record['low'])} to {number(record['high'])}"
-        figures_ = (number(record["estimate"]), interval, chance(record["p_best"]))
-        rows.append((str(rank), record["upstream"], *figures_, f"{record['upstream_distinct']:,}"))
+        cells = (number(record["estimate"]), interval, chance(record["p_best"]))
+        rows.append((str(rank), record["upstream"], *cells, f"{record['upstream_distinct']:,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
