@@ -33,6 +33,7 @@ class StructureBatch:
         sources: Name of each structure's record in the raw data.
         labels: Class of each structure.
         groups: What a random split must keep together.
+        dataset: Position of each structure's dataset in a mix, shape (structures,), integers; all 0 if None.
     """
 
     natoms: np.ndarray
@@ -49,6 +50,7 @@ class StructureBatch:
     sources: Sequence[str]
     labels: Sequence[str]
     groups: Sequence[str]
+    dataset: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of structures."""

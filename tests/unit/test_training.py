@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_order_depends_on_seed_and_epoch_only(toy_lmdb):
     structures = LabelledStructures(toy_lmdb(20), target="forces")
 
     def order(seed, epoch):
-        batches = loader(structures, batch_size=1, vacuum=5.0, seed=seed)
+        batches = loader(structures, batch_size=1, collate=partial(collate, vacuum=5.0), seed=seed)
         batches.sampler.set_epoch(epoch)
         return [int(i) for i in batches.sampler]
 
@@ -106,7 +107,7 @@ def test_a_batch_is_that_of_its_structures(tmp_path, toy_structures, target):
         structure.properties = {"mu": 0.0, "gap": 10.0 + number}
     write_structures(tmp_path / "x.lmdb", structures, property_names=["mu", "gap"], provenance={})
     labelled = LabelledStructures(StructureLMDB(tmp_path / "x.lmdb"), target=target, limit=5, seed=1)
-    (found,) = loader(labelled, batch_size=5, vacuum=5.0)
+    (found,) = loader(labelled, batch_size=5, collate=partial(collate, vacuum=5.0))
     expected = collate([labelled[position] for position in range(5)], vacuum=5.0)
     for name in AtomBatch.__slots__:
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0, equal_nan=True)
@@ -236,7 +237,7 @@ def test_mae_by_hand(splits):
     from atomcsi.training.train import Fitted, evaluate
 
     class Off(torch.nn.Module):
-        backbone = type("Backbone", (), {"cutoff": 4.0})
+        backbone = type("Backbone", (), {"collate": staticmethod(lambda: partial(collate, vacuum=5.0))})
 
         def forward(self, batch):
             return Prediction(forces=(batch.forces + 0.25) / 2.0)
@@ -274,7 +275,7 @@ def test_a_test_error_that_is_not_finite(splits):
     from atomcsi.training.train import Fitted, evaluate
 
     class Broken(torch.nn.Module):
-        backbone = type("Backbone", (), {"cutoff": 4.0})
+        backbone = type("Backbone", (), {"collate": staticmethod(lambda: partial(collate, vacuum=5.0))})
 
         def forward(self, batch):
             return Prediction(forces=batch.forces * torch.nan)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
-from atomcsi.models.batch import AtomBatch
+from atomcsi.catalogue import Graph
+from atomcsi.models.batch import AtomBatch, collate
+from atomcsi.structure import Structure
+from atomcsi.structure_batch import StructureBatch
+
+#: Turns structures into a batch.
+Collate = Callable[[Sequence[Structure] | StructureBatch], AtomBatch]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +55,17 @@ class Backbone(nn.Module, ABC):
         Raises:
             AtomcsiError: The model has no answer for the batch; the message says why.
         """
+
+    def collate(self, graphs: Sequence[Graph | None] = (None,)) -> Collate:
+        """Returns what turns structures into batches of this backbone.
+
+        It holds settings, no weights, and can be sent to the workers of a data loader.
+
+        Args:
+            graphs: The graph of each dataset that structures come from, by their ``StructureBatch.dataset``; the
+                backbone's own where None.
+        """
+        return partial(collate, vacuum=self.cutoff + 1.0)
 
     def fit_scales(self, batches: Iterable[AtomBatch]) -> None:
         """Fits what must be known of the data before training starts; nothing by default.

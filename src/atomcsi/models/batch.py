@@ -30,6 +30,7 @@ class AtomBatch:
         pbc: Periodicity along the lattice vectors, shape (structures, 3), for models that can make use of it.
         natoms: Number of atoms of each structure, shape (structures,), integers.
         index: Structure of each atom, shape (atoms,), integers, ascending.
+        dataset: Position of each structure's dataset in a mix, shape (structures,), integers.
         tags: OC20's tags, shape (atoms,), integers; 2 where a structure has none.
         fixed: True where the atom was held in the source's relaxation, shape (atoms,).
         energy: Energies in eV, shape (structures,), always float64: totals of 1e5 eV must keep their meV until
@@ -43,6 +44,7 @@ class AtomBatch:
     pbc: Tensor
     natoms: Tensor
     index: Tensor
+    dataset: Tensor
     tags: Tensor
     fixed: Tensor
     energy: Tensor
@@ -87,6 +89,7 @@ def collate(
         pbc=torch.as_tensor(batch.pbc),
         natoms=torch.as_tensor(batch.natoms),
         index=torch.as_tensor(index),
+        dataset=torch.as_tensor(np.zeros(len(batch), int) if batch.dataset is None else batch.dataset),
         tags=torch.as_tensor(np.where(batch.has(TAGS)[index], batch.tags, ADSORBATE_TAG)).long(),
         fixed=torch.as_tensor(batch.fixed),
         energy=torch.as_tensor(batch.energy, dtype=torch.float64),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from atomcsi.errors import InputError
-from atomcsi.models.batch import AtomBatch, collate
+from atomcsi.models.base import Collate
+from atomcsi.models.batch import AtomBatch
 from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure
 from atomcsi.structure_batch import FORCES, StructureBatch
 from atomcsi.structure_lmdb import StructureLMDB
@@ -76,7 +76,7 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
 
 
 def loader(
-    structures: LabelledStructures, *, batch_size: int, vacuum: float, seed: int | None = None
+    structures: LabelledStructures, *, batch_size: int, collate: Collate, seed: int | None = None
 ) -> DataLoader[AtomBatch]:
     """Returns batches of structures: in order if ``seed`` is None, else shuffled anew each epoch by seed and epoch.
 
@@ -87,4 +87,4 @@ def loader(
         # The sampler shuffles by seed + epoch: seeds 0, 1, 2 would share all but a few of their orders.
         spread = int(np.random.SeedSequence(seed).generate_state(1)[0])
         sampler = DistributedSampler(structures, num_replicas=1, rank=0, shuffle=True, seed=spread)
-    return DataLoader(structures, batch_size=batch_size, sampler=sampler, collate_fn=partial(collate, vacuum=vacuum))
+    return DataLoader(structures, batch_size=batch_size, sampler=sampler, collate_fn=collate)

@@ -145,7 +145,7 @@ def evaluate(fitted: Fitted, structures: LabelledStructures, unit: str, batch_si
     """
     total, count = 0.0, 0
     progress = Progress("test", total=len(structures), unit="structures")
-    for batch in loader(structures, batch_size=batch_size, vacuum=_vacuum(fitted.potential)):
+    for batch in loader(structures, batch_size=batch_size, collate=fitted.potential.backbone.collate()):
         batch = batch.to(fitted.device)
         prediction = fitted.potential(batch)
         if structures.target == "forces":
@@ -209,7 +209,7 @@ def _fit(
     potential = Potential(backbone, heads=heads)
     if init is not None:
         load_backbone(backbone, init)
-    batches = loader(structures, batch_size=settings.batch_size, vacuum=_vacuum(potential), seed=seed)
+    batches = loader(structures, batch_size=settings.batch_size, collate=backbone.collate(), seed=seed)
     last, best = work / "last.ckpt", work / "best.ckpt"
     if init is None and not last.exists():
         backbone.fit_scales(islice(batches, -(-_SCALE_STRUCTURES // settings.batch_size)))
@@ -225,7 +225,7 @@ def _fit(
         trainer.fit(
             module,
             batches,
-            loader(validation, batch_size=settings.batch_size, vacuum=_vacuum(potential)),
+            loader(validation, batch_size=settings.batch_size, collate=backbone.collate()),
             ckpt_path=last if last.exists() else None,
             weights_only=True,
         )
@@ -303,7 +303,3 @@ def _trainer(work: Path, settings: TrainSettings, device: str) -> pl.Trainer:
         enable_model_summary=False,
         default_root_dir=work,
     )
-
-
-def _vacuum(potential: Potential) -> float:
-    return potential.backbone.cutoff + 1.0
