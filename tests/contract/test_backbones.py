@@ -10,13 +10,21 @@ from ase.build import fcc111, molecule
 
 from atomcsi.errors import AtomcsiError
 from atomcsi.models.base import Backbone
-from atomcsi.models.batch import collate
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.registry import BACKBONES
 from atomcsi.structure import Structure
 
 #: Settings of a small model of each.
 SETTINGS = {
+    "dimenet-plus-plus": {
+        "hidden_channels": 16,
+        "out_emb_channels": 16,
+        "num_blocks": 1,
+        "int_emb_size": 8,
+        "num_spherical": 3,
+        "num_radial": 4,
+        "cutoff": 5.0,
+    },
     "gemnet-oc": {
         "num_blocks": 1,
         "emb_size_atom": 16,
@@ -25,7 +33,16 @@ SETTINGS = {
         "num_spherical": 4,
         "cutoff": 5.0,
         "max_neighbors": 12,
-    }
+    },
+    "painn": {"hidden_channels": 16, "num_layers": 2, "num_rbf": 8, "edge_channels": 16, "cutoff": 5.0},
+    "schnet": {
+        "hidden_channels": 16,
+        "num_filters": 16,
+        "num_interactions": 2,
+        "num_gaussians": 8,
+        "edge_channels": 16,
+        "cutoff": 5.0,
+    },
 }
 CUTOFF = 5.0
 
@@ -49,10 +66,10 @@ def backbone(spec):
 
 
 @pytest.fixture
-def batch():
+def batch(backbone):
     slab = fcc111("Cu", (2, 2, 2), vacuum=6.0)
     slab.pbc = True
-    return collate([structure(molecule("CH3OH")), structure(slab)], vacuum=CUTOFF + 1)
+    return backbone.collate()([structure(molecule("CH3OH")), structure(slab)])
 
 
 def test_shapes_and_types(backbone, batch):
@@ -80,13 +97,13 @@ def test_same_seed_same_features(spec, backbone, batch):
 def test_all_elements(backbone):
     for number in (1, 118):
         pair = structure(Atoms([number, number], positions=[[0, 0, 0], [0, 0, 1.5]]))
-        assert backbone(collate([pair], vacuum=CUTOFF + 1)).node.isfinite().all()
+        assert backbone(backbone.collate()([pair])).node.isfinite().all()
 
 
 def test_batch_without_edges(backbone):
     atom = structure(Atoms("He"))
     try:
-        features = backbone(collate([atom, atom], vacuum=CUTOFF + 1))
+        features = backbone(backbone.collate()([atom, atom]))
     except AtomcsiError:
         return
     assert features.node.shape == (2, backbone.node_dim)
