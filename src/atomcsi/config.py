@@ -20,10 +20,10 @@ from atomcsi.catalogue import ID_PATTERN, Catalogue, Dataset, Id, PositiveInt
 from atomcsi.errors import ConfigError, did_you_mean
 from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, keywords, load
 from atomcsi.sampling import Aggregation, Method, Resample
+from atomcsi.structure import ENERGY_UNITS
+from atomcsi.targets import LABELS, MetricUnit, Target
 from atomcsi.yaml_source import Entry, YamlSource, laid_over
 
-#: How a metric's unit follows from eV and Angstrom, or from the unit that a property keeps.
-METRIC_UNITS: Mapping[str, float] = {"eV/angstrom": 1.0, "meV/angstrom": 1e3, "eV": 1.0, "meV": 1e3, "1/cm": 1.0}
 #: Extractors that can be used without a project, from any folder.
 _EXTRACTORS = Path(__file__).with_name("extractors") / "catalogue.yaml"
 
@@ -40,7 +40,12 @@ def _check_implementation(registry: Mapping[str, str], name: str, given: Mapping
 
 
 class TrainSettings(Entry):
-    """How a model is trained; one model for pretraining and finetuning."""
+    """How a model is trained; one model for pretraining and finetuning.
+
+    ``scalar_loss`` is that of energies or of the property in their place; ``force_loss`` is the length of an atom's
+    force error (``norm``), or its components' absolute or squared error. ``forces`` come from a head of their own or
+    are the energy's negative gradient.
+    """
 
     structures: PositiveInt
     epochs: PositiveInt
@@ -48,6 +53,9 @@ class TrainSettings(Entry):
     learning_rate: Annotated[float, Field(gt=0)]
     energy_weight: Annotated[float, Field(ge=0)] = 1.0
     force_weight: Annotated[float, Field(ge=0)] = 10.0
+    scalar_loss: Literal["l1", "mse", "cross-entropy"] = "l1"
+    force_loss: Literal["norm", "l1", "mse"] = "norm"
+    forces: Literal["direct", "gradient"] = "direct"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     warmup_factor: Annotated[float, Field(gt=0, le=1)] = 0.2
     final_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -72,13 +80,16 @@ class TrainSettings(Entry):
         return self.epochs * self.structures
 
 
-class Task(Entry):
-    """A finetuning target on a downstream dataset, and the schedule that it is finetuned with."""
+class Task(Target):
+    """A finetuning target on a downstream dataset, and the schedule that it is finetuned with.
+
+    With ``finetune.scalar_loss: cross-entropy`` the target is a class, 0 or 1.
+    """
 
     title: str = ""
     dataset: Id
     target: str
-    unit: Literal["eV/angstrom", "meV/angstrom", "eV", "meV", "1/cm"]
+    unit: MetricUnit
     finetune: TrainSettings
 
     @model_validator(mode="after")
@@ -87,8 +98,12 @@ class Task(Entry):
         wanted = "force_weight" if self.target == "forces" else "energy_weight"
         if weights[wanted] == 0:
             raise ValueError(f"finetune.{wanted} is 0, but the target is {self.target}")
-        if self.target not in ("forces", "energy") and self.finetune.force_weight != 0:
+        if self.is_property and self.finetune.force_weight != 0:
             raise ValueError(f"finetune.force_weight must be 0: {self.target} has no forces")
+        if not self.is_property and (self.readout, self.reference) != ("sum", "elements"):
+            raise ValueError(f"readout and reference must be sum and elements: {self.target} is no property")
+        if self.finetune.scalar_loss == "cross-entropy" and not (self.is_property and self.reference == "none"):
+            raise ValueError("finetune.scalar_loss cross-entropy is for classes, which have the reference none")
         return self
 
 
@@ -345,9 +360,10 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
             raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has the role 'upstream'")
         if "test" not in dataset.splits:
             raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has no test split")
-        targets = {"forces", "energy", *dataset.properties}
-        task_source.known(name, "target", name=task.target, entries=targets, kind="target")
-        if ("angstrom" in task.unit) != (task.target == "forces"):
+        task_source.known(name, "target", name=task.target, entries={*LABELS, *dataset.properties}, kind="target")
+        kept = "eV/angstrom" if task.target == "forces" else dataset.properties.get(task.target, "eV")
+        kept = "eV" if kept in ENERGY_UNITS else kept
+        if task.unit not in (kept, f"m{kept}"):
             raise task_source.error((name, "unit"), f"'{task.unit}' is no unit of {task.target}")
 
 

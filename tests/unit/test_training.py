@@ -52,10 +52,16 @@ class Constant(torch.nn.Module):
         return self.prediction
 
 
+def normaliser_of(energy_scale=1.0, force_scale=1.0) -> Normaliser:
+    """One without references."""
+    scales = [torch.tensor([value]).double() for value in (0.0, energy_scale, force_scale)]
+    return Normaliser(torch.zeros(1, 119, dtype=torch.float64), *scales)
+
+
 def test_loss_by_hand(toy_structures):
     """Two structures; the mean over atoms comes before the mean over structures (paper, section 1)."""
     batch = collate(toy_structures(2), vacuum=5.0)  # CH3OH (6 atoms), C2H6 (8 atoms)
-    normaliser = Normaliser(torch.zeros(119, dtype=torch.float64), energy_scale=2.0, force_scale=0.5)
+    normaliser = normaliser_of(energy_scale=2.0, force_scale=0.5)
     energy = (batch.energy / 2.0).float() + torch.tensor([3.0, -1.0])
     forces = batch.forces / 0.5
     forces[:6] += torch.tensor([3.0, 4.0, 0.0])  # length 5 on all atoms of the first
@@ -126,7 +132,7 @@ def test_a_published_reference_is_trained_with(tmp_path, toy_structures):
             assert labelled.reference is None
         else:
             normaliser = Normaliser.fit(labelled.batches(), labelled.reference)
-            assert normaliser.reference[[1, 6, 8]].tolist() == expected
+            assert normaliser.reference[0, [1, 6, 8]].tolist() == expected
             assert normaliser.energy_scale == labelled.store.metadata["energy_std"]
 
 
@@ -215,6 +221,7 @@ def task(target="forces", unit="meV/angstrom", **changes) -> Task:
     ("target", "unit", "weights"),
     [
         ("forces", "meV/angstrom", {"energy_weight": 0, "force_weight": 1}),
+        ("forces", "meV/angstrom", {"energy_weight": 0, "force_weight": 1, "forces": "gradient"}),
         ("energy", "meV", {"energy_weight": 1, "force_weight": 0}),
     ],
 )
@@ -232,19 +239,30 @@ def test_finetuning(splits, tmp_path, init, target, unit, weights):
     assert metrics["unit"] == unit and metrics["mae"] > 0
 
 
-def test_mae_by_hand(splits):
-    """A potential that is off by 0.25 eV/A in every component, tested in meV/A."""
-    from atomcsi.training.train import Fitted, evaluate
-
-    class Off(torch.nn.Module):
-        backbone = type("Backbone", (), {"collate": staticmethod(lambda: partial(collate, vacuum=5.0))})
-
-        def forward(self, batch):
-            return Prediction(forces=(batch.forces + 0.25) / 2.0)
-
-    fitted = Fitted(Off(), Normaliser(torch.zeros(119), 1.0, 2.0), torch.device("cpu"), {})
-    found = evaluate(fitted, LabelledStructures(splits["test"], target="forces"), "meV/angstrom", batch_size=3)
-    assert found["mae"] == pytest.approx(250.0, rel=1e-5)
+@pytest.mark.parametrize(("readout", "classes"), [("mean", False), ("max", True)], ids=["regression", "classes"])
+def test_a_property_is_learned(toy_structures, tmp_path, readout, classes):
+    """Which molecules hold oxygen, as a number or as a class: ethane is the only one that does not."""
+    structures = toy_structures(32)
+    for structure in structures:
+        structure.properties = {"oxygen": float(8 in structure.numbers)}
+    write_structures(tmp_path / "x.lmdb", structures, property_names=["oxygen"], provenance={"dataset": "x"})
+    store = StructureLMDB(tmp_path / "x.lmdb")
+    settings_ = {
+        "scalar_loss": "cross-entropy" if classes else "mse",
+        "epochs": 30,
+        "learning_rate": 1e-2,
+        "structures": 32,
+    }
+    oxygen = Task(
+        dataset="x", target="oxygen", readout=readout, reference="none" if classes else "mean", unit="1",
+        finetune=settings(force_weight=0, **settings_),
+    )  # fmt: skip
+    finetune({"train": store, "val": store, "test": store}, tmp_path / "fine", task=oxygen, task_name="oxygen",
+             init=None, backbone=TINY, seed=0, device="cpu")  # fmt: skip
+    metrics = json.loads((tmp_path / "fine" / "metrics.json").read_text())
+    assert metrics["mae"] < 0.15
+    assert not classes or (metrics["accuracy"], metrics["roc_auc"]) == (1.0, 1.0)
+    assert metrics["by_class"]["C2H6"]["labels"] == 8
 
 
 def test_a_model_of_another_shape(splits, tmp_path):
@@ -269,20 +287,6 @@ def test_labels_and_structures_that_are_missing(splits, tmp_path):
         LabelledStructures(splits["train"], target="gap")
     with pytest.raises(InputError, match="has 24 structures where 99 are to be trained on"):
         run_pretraining(splits, tmp_path / "a", structures=99)
-
-
-def test_a_test_error_that_is_not_finite(splits):
-    from atomcsi.training.train import Fitted, evaluate
-
-    class Broken(torch.nn.Module):
-        backbone = type("Backbone", (), {"collate": staticmethod(lambda: partial(collate, vacuum=5.0))})
-
-        def forward(self, batch):
-            return Prediction(forces=batch.forces * torch.nan)
-
-    fitted = Fitted(Broken(), Normaliser(torch.zeros(119), 1.0, 1.0), torch.device("cpu"), {})
-    with pytest.raises(AtomcsiError, match="test error is not finite"):
-        evaluate(fitted, LabelledStructures(splits["test"], target="forces"), "meV/angstrom", batch_size=3)
 
 
 def test_a_damaged_checkpoint(splits, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from atomcsi.models.batch import AtomBatch
 from atomcsi.models.potential import Potential, Prediction
 from atomcsi.progress import Progress
 from atomcsi.training.normalisation import Normaliser
+from atomcsi.training.objective import force_loss, scalar_loss
 
 
 class PotentialModule(pl.LightningModule):
@@ -38,16 +39,16 @@ class PotentialModule(pl.LightningModule):
         return self.potential(batch)
 
     def loss(self, batch: AtomBatch) -> Tensor:
-        """L1 of the energy plus the length of the force error, averaged over atoms, then over structures."""
-        prediction = self(batch)
+        """Losses of energies and forces, averaged over atoms, then over structures."""
+        prediction, settings = self(batch), self.settings
         loss = batch.positions.new_zeros(())
-        if prediction.energy is not None:
-            error = (prediction.energy - self.normaliser.energy_target(batch)).abs()
-            loss = loss + self.settings.energy_weight * error.mean()
+        if prediction.energy is not None and settings.energy_weight:
+            target = self.normaliser.energy_target(batch)
+            loss = loss + settings.energy_weight * scalar_loss(settings.scalar_loss, prediction.energy, target).mean()
         if prediction.forces is not None:
-            error = torch.linalg.vector_norm(prediction.forces - self.normaliser.force_target(batch), dim=-1)
-            mean = error.new_zeros(len(batch)).index_add(0, batch.index, error) / batch.natoms
-            loss = loss + self.settings.force_weight * mean.mean()
+            target = self.normaliser.force_target(batch)
+            errors = force_loss(settings.force_loss, prediction.forces, target, batch)
+            loss = loss + settings.force_weight * errors.mean()
         return loss
 
     def training_step(self, batch: AtomBatch, batch_index: int) -> Tensor:

@@ -26,4 +26,5 @@ def pretraining_table(cards: Sequence[Path]) -> pd.DataFrame:
 
 def finetuning_table(metrics: Sequence[Path]) -> pd.DataFrame:
     """One row per finetuning: task, init, seed, MAE in the task's unit, and what it averages over."""
-    return pd.DataFrame([read_json(path, METRICS_SCHEMA) for path in metrics]).drop(columns="schema")
+    left_out = ["schema", "by_element", "by_class"]
+    return pd.DataFrame([read_json(path, METRICS_SCHEMA) for path in metrics]).drop(columns=left_out)

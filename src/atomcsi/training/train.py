@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,38 +16,23 @@ from ase.data import chemical_symbols
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 
-from atomcsi.config import METRIC_UNITS, BackboneSpec, Task, TrainSettings
-from atomcsi.errors import AtomcsiError, InputError
+from atomcsi.config import BackboneSpec, Task, TrainSettings
+from atomcsi.errors import InputError
 from atomcsi.files import atomic_path, digest, remove, resume_folder, versions, write_json
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.progress import Progress
 from atomcsi.structure_lmdb import StructureLMDB
+from atomcsi.targets import Target
 from atomcsi.training.data import LabelledStructures, loader
-from atomcsi.training.model_files import WEIGHTS, load_backbone, read_card, save_model
+from atomcsi.training.evaluation import evaluate
+from atomcsi.training.model_files import WEIGHTS, TrainedModel, load_backbone, read_card, save_model
 from atomcsi.training.module import PotentialModule
 from atomcsi.training.normalisation import Normaliser
 
-METRICS_SCHEMA = "atomcsi.finetuning/1"
+METRICS_SCHEMA = "atomcsi.finetuning/2"
 _VERSIONS = ("torch", "pytorch-lightning", "fairchem-core", "numpy")
 #: Structures that the backbone's scale factors are fitted on.
 _SCALE_STRUCTURES = 32
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A trained potential with the weights of its best epoch.
-
-    Attributes:
-        potential: In evaluation mode.
-        normaliser: Turns its predictions into eV.
-        device: Where it is.
-        card: What was trained, on what, how, and what it took.
-    """
-
-    potential: Potential
-    normaliser: Normaliser
-    device: torch.device
-    card: dict[str, Any]
 
 
 def pretrain(
@@ -77,8 +60,8 @@ def pretrain(
         AtomcsiError: The data cannot be trained on, or the loss is not finite.
     """
     title = f"pretrain {train.metadata['provenance']['dataset']} seed {seed}"
-    fitted = _fit(train, val, folder, backbone, settings, seed, device, target="forces", init=None, title=title)
-    save_model(folder, fitted.potential, fitted.card)
+    model = _fit(train, val, folder, backbone, settings, seed, device, target=Target(), init=None, title=title)
+    save_model(folder, model.potential, model.card)
     remove(folder / "checkpoints")
 
 
@@ -109,55 +92,28 @@ def finetune(
         AtomcsiError: As for :func:`pretrain`, or the pretrained model does not fit.
     """
     start = "scratch" if init is None else read_card(init)["dataset"]
-    if task.target != "forces":
+    if task.target != "forces" and task.reference == "elements":
         _check_elements(splits["train"], splits["test"])
-    fitted = _fit(
+    model = _fit(
         splits["train"], splits["val"], folder, backbone, task.finetune, seed, device,
-        target=task.target, init=init, title=f"finetune {task_name} from {start} seed {seed}",
+        target=task, init=init, title=f"finetune {task_name} from {start} seed {seed}",
     )  # fmt: skip
-    save_model(folder, fitted.potential, fitted.card)
+    save_model(folder, model.potential, model.card)
     test = LabelledStructures(splits["test"], target=task.target)
     metrics = {
         "task": task_name,
-        "dataset": fitted.card["dataset"],
+        "dataset": model.card["dataset"],
         "target": task.target,
         "unit": task.unit,
-        **evaluate(fitted, test, task.unit, task.finetune.batch_size),
+        **evaluate(model, test, task.unit, task.finetune.batch_size),
         "structures": len(test),
         "init": start,
         "seed": seed,
-        "seconds": fitted.card["seconds"],
+        "seconds": model.card["seconds"],
         "budget": task.finetune.budget,
     }
     write_json(folder / "metrics.json", METRICS_SCHEMA, metrics)
     remove(folder / "checkpoints")
-
-
-@torch.no_grad()
-def evaluate(fitted: Fitted, structures: LabelledStructures, unit: str, batch_size: int) -> dict[str, float]:
-    """Mean absolute error of a potential: per force component, or per structure's energy.
-
-    Returns:
-        ``mae`` in ``unit`` and ``labels``, the number of errors that it averages.
-
-    Raises:
-        AtomcsiError: An error is not finite.
-    """
-    total, count = 0.0, 0
-    progress = Progress("test", total=len(structures), unit="structures")
-    for batch in loader(structures, batch_size=batch_size, collate=fitted.potential.backbone.collate()):
-        batch = batch.to(fitted.device)
-        prediction = fitted.potential(batch)
-        if structures.target == "forces":
-            error = prediction.forces * fitted.normaliser.force_scale - batch.forces
-        else:
-            error = fitted.normaliser.energy(prediction.energy, batch) - batch.energy
-        total += float(error.double().abs().sum())
-        count += error.numel()
-        progress.advance(len(batch))
-    if not math.isfinite(total):
-        raise AtomcsiError("the test error is not finite (lower learning_rate, or check the test labels)")
-    return {"mae": total / count * METRIC_UNITS[unit], "labels": count}
 
 
 def _fit(
@@ -169,10 +125,10 @@ def _fit(
     seed: int,
     device: str,
     *,
-    target: str,
+    target: Target,
     init: Path | None,
     title: str,
-) -> Fitted:
+) -> TrainedModel:
     """Trains, or goes on with, a potential; its work is in ``folder/checkpoints`` until the outputs are written."""
     pretrained = None
     if init is not None:
@@ -184,29 +140,30 @@ def _fit(
         "fingerprints": [train.metadata["fingerprint"], val.metadata["fingerprint"]],
         "backbone": spec.model_dump(mode="json"),
         "settings": settings.model_dump(mode="json"),
-        "target": target,
+        **{name: getattr(target, name) for name in Target.model_fields},
         "seed": seed,
         "pretrained": pretrained,
         "versions": versions(*_VERSIONS),
     }
     work = resume_folder(folder / "checkpoints", plan)
-    structures = LabelledStructures(train, target=target, limit=settings.structures, seed=seed)
+    structures = LabelledStructures(train, target=target.target, limit=settings.structures, seed=seed)
     if len(structures) < settings.structures:
         problem = f"has {len(structures)} structures where {settings.structures} are to be trained on"
         raise InputError(train.path, problem, mend="lower `structures` or choose a larger split")
-    validation = LabelledStructures(val, target=target, limit=settings.val_structures, seed=seed)
+    validation = LabelledStructures(val, target=target.target, limit=settings.val_structures, seed=seed)
     # Of the whole split, as the paper's references are: a small draw may lack an element that others hold.
-    whole = LabelledStructures(train, target=target)
-    normaliser = Normaliser.fit(whole.batches(), whole.reference)
+    whole = LabelledStructures(train, target=target.target)
+    gradient = settings.forces == "gradient" and settings.force_weight > 0
+    normaliser = Normaliser.fit(whole.batches(), whole.reference, target=target, gradient=gradient)
 
     torch.manual_seed(seed)
     heads = [
         head for head, weight in (("energy", settings.energy_weight), ("forces", settings.force_weight)) if weight > 0
     ]
-    if "energy" in heads:
+    if "energy" in heads and target.reference == "elements":
         _check_elements(train, val)
     backbone = build_backbone(spec.model_dump())
-    potential = Potential(backbone, heads=heads)
+    potential = Potential(backbone, heads=heads, forces=settings.forces, readout=target.readout)
     if init is not None:
         load_backbone(backbone, init)
     batches = loader(structures, batch_size=settings.batch_size, collate=backbone.collate(), seed=seed)
@@ -238,14 +195,15 @@ def _fit(
         "budget": settings.budget,
         "atoms": int(train.natoms[structures.indices].sum()),
         "parameters": sum(parameter.numel() for parameter in potential.parameters()),
-        "linear_reference": {str(z): e for z, e in enumerate(normaliser.reference.tolist()) if e},
-        "energy_scale": normaliser.energy_scale,
-        "force_scale": normaliser.force_scale,
+        "heads": heads,
+        "normalisation": normaliser.records(),
         "best_epoch": best_epoch["epoch"],
         "seconds": sum(record["seconds"] for record in module.history),
         "history": module.history,
     }
-    return Fitted(potential.to(trainer.strategy.root_device).eval(), normaliser, trainer.strategy.root_device, card)
+    return TrainedModel(
+        potential.to(trainer.strategy.root_device).eval(), normaliser, trainer.strategy.root_device, card
+    )
 
 
 def _check_elements(train: StructureLMDB, other: StructureLMDB) -> None:
@@ -298,6 +256,7 @@ def _trainer(work: Path, settings: TrainSettings, device: str) -> pl.Trainer:
         plugins=[_AtomicCheckpoints()],
         callbacks=[EMAWeightAveraging(decay=settings.ema_decay), checkpoint],
         num_sanity_val_steps=0,
+        inference_mode=False,  # gradient forces need autograd in validation too
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
