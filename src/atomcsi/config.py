@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from atomcsi.catalogue import ID_PATTERN, Catalogue, Dataset, Id, PositiveInt
 from atomcsi.errors import ConfigError, did_you_mean
+from atomcsi.mixes import MixSpec, Pretraining, name_of_mix
 from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, keywords, load
 from atomcsi.sampling import Aggregation, Method, Resample
 from atomcsi.structure import ENERGY_UNITS
@@ -166,8 +167,9 @@ class Embedding(Entry):
 class RunConfig(Entry):
     """A run: which upstreams are compared for which tasks, and with what.
 
-    ``mirror`` is a folder or web address that raw files are taken from where it has them, see
-    :func:`atomcsi.download.fetch_files`.
+    ``inits`` names what every task is finetuned from: upstreams, ``mixes`` of them, ``csi`` (the upstream that CSI
+    selects for the task) and ``scratch``. ``mirror`` is a folder or web address that raw files are taken from where it
+    has them, see :func:`atomcsi.download.fetch_files`.
     """
 
     title: str
@@ -179,6 +181,7 @@ class RunConfig(Entry):
     also_measure: list[str] = Field(default_factory=list)
     backbone: Id
     pretrain: TrainSettings
+    mixes: dict[Id, MixSpec] = Field(default_factory=dict)
     inits: Annotated[list[Id], Field(min_length=1)]
     mirror: str | None = None
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -206,6 +209,21 @@ class Project:
     def downstream(self) -> list[str]:
         """Downstream datasets of the run's tasks, each once, in the order of the tasks."""
         return list(dict.fromkeys(self.tasks[task].dataset for task in self.run.tasks))
+
+    @property
+    def pretrainings(self) -> dict[str, Pretraining]:
+        """Every pretraining that an init of the run can stand for, by the name of its results."""
+        found = {name: Pretraining([name]) for name in self.run.upstream}
+        for name, mix in self.run.mixes.items():
+            for downstream in self.downstream if mix.kind == "nearest" else [None]:
+                datasets = list(mix.datasets) or self.run.upstream
+                found[name_of_mix(name, downstream)] = Pretraining(datasets, name, mix, downstream)
+        return found
+
+    def start(self, init: str, task: str) -> str:
+        """Name of the pretraining that an init stands for in a task, but for ``csi``, which is not known before."""
+        mix = self.run.mixes.get(init)
+        return name_of_mix(init, self.tasks[task].dataset if mix is not None and mix.kind == "nearest" else None)
 
     @property
     def distances(self) -> list[str]:
@@ -322,6 +340,15 @@ def _check_dataset(datasets: Catalogue, name: str, root: Path) -> None:
             raise datasets.error(name, ("files", position, "path"), f"no such file: {file.path}")
 
 
+def _check_mixes(run: RunConfig, run_source: YamlSource) -> None:
+    """Checks that mixes are made of upstreams, and are called like nothing else."""
+    for name, mix in run.mixes.items():
+        if name in {*run.upstream, "csi", "scratch"}:
+            raise run_source.error(("mixes", name), "is the name of another init")
+        for dataset in {*mix.datasets, *getattr(mix, "sizes", {})}:
+            run_source.known("mixes", name, name=dataset, entries=run.upstream, kind="upstream")
+
+
 def _check_references(project: Project, run_source: YamlSource, catalogue: Path, root: Path) -> None:
     """Checks what no single entry can know: that ids exist, roles fit and packaged files are there."""
     run = project.run
@@ -339,7 +366,8 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
     if run.distance in run.also_measure:
         raise run_source.error(("also_measure",), f"names '{run.distance}', which is the distance already")
     run_source.known("backbone", name=run.backbone, entries=project.backbones, kind="backbone")
-    inits = {*run.upstream, "csi", "scratch"}
+    _check_mixes(run, run_source)
+    inits = {*run.upstream, *run.mixes, "csi", "scratch"}
     for position, name in enumerate(run.inits):
         run_source.known("inits", position, name=name, entries=inits, kind="init")
     for key in ("upstream", "tasks", "also_measure", "inits", "seeds"):

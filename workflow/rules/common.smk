@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ except AtomcsiError as error:
 shell.prefix(f'export PATH="$PATH:{Path(sys.executable).parent}"; ')
 
 RUN = PROJECT.run
+PRETRAININGS = PROJECT.pretrainings
 CSI_FIGURES = ["csi-matrix", "csi-sample-size"]
 if RUN.embedding.aggregation == "flat" and RUN.distance.startswith("frechet"):
     CSI_FIGURES.append("csi-elements")
@@ -46,7 +48,7 @@ wildcard_constraints:
     aggregation=RUN.embedding.aggregation,
     distance=one_of(PROJECT.distances),
     backbone=one_of(PROJECT.backbones),
-    init=one_of([*RUN.upstream, "scratch"]),
+    init=one_of([*PRETRAININGS, "scratch"]),
     task=one_of(PROJECT.tasks),
     seed=r"\d+",
     figure=one_of([*CSI_FIGURES, *TRAINING_FIGURES]),
@@ -139,6 +141,31 @@ def task_splits(wildcards):
         split: f"results/lmdb/{dataset}/{split}.lmdb"
         for split in ("train", "val", "test")
     }
+
+
+def splits_of_pretraining(split):
+    return lambda wildcards: expand(
+        f"results/lmdb/{{dataset}}/{split}.lmdb",
+        dataset=PRETRAININGS[wildcards.init].datasets,
+    )
+
+
+def mixtures_of_pretraining(wildcards):
+    # Of all mixes, only those by CSI depend on what was measured.
+    downstream = PRETRAININGS[wildcards.init].downstream
+    return (
+        f"results/mixtures/{RUN.embedding.extractor}/{downstream}.json"
+        if downstream
+        else []
+    )
+
+
+def mix_option(wildcards, input):
+    spec = PRETRAININGS[wildcards.init].spec
+    if spec is None:
+        return ""
+    found = f" --mixtures {input.mixtures}" if input.mixtures else ""
+    return f"--name {wildcards.init} --mix {shlex.quote(spec.model_dump_json())}{found}"
 
 
 def pretrained_model(wildcards):
@@ -239,8 +266,13 @@ def chosen_inits(task):
     )
 
 
+def starts_of(inits, task):
+    return [PROJECT.start(init, task) for init in inits]
+
+
 def cards_of_named_inits(wildcards):
-    return cards_of([init for init in NAMED if init != "scratch"])
+    starts = [start for task in RUN.tasks for start in starts_of(NAMED, task)]
+    return cards_of([start for start in dict.fromkeys(starts) if start != "scratch"])
 
 
 def cards_of_the_choice(wildcards):
@@ -248,7 +280,11 @@ def cards_of_the_choice(wildcards):
 
 
 def metrics_of_named_inits(wildcards):
-    return [path for task in RUN.tasks for path in metrics_of(NAMED, task)]
+    return [
+        path
+        for task in RUN.tasks
+        for path in metrics_of(starts_of(NAMED, task), task)
+    ]
 
 
 def metrics_of_the_choice(wildcards):

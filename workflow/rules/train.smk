@@ -1,7 +1,8 @@
 rule pretrain:
     input:
-        train="results/lmdb/{init}/train.lmdb",
-        val="results/lmdb/{init}/val.lmdb",
+        train=splits_of_pretraining("train"),
+        val=splits_of_pretraining("val"),
+        mixtures=mixtures_of_pretraining,
     output:
         model="results/pretrain/{backbone}/{init}/seed{seed}/model.safetensors",
         card="results/pretrain/{backbone}/{init}/seed{seed}/model.json",
@@ -21,12 +22,13 @@ rule pretrain:
         folder=subpath(output.card, parent=True),
         backbone=backbone_entry,
         settings=RUN.pretrain.model_dump_json(),
+        mix=mix_option,
         impl=implementation_of_training,
     message:
         "Pretrain {wildcards.backbone} on {wildcards.init}, seed {wildcards.seed}"
     shell:
         "atomcsi pretrain --train {input.train} --val {input.val} --out {params.folder}"
-        " --backbone {params.backbone:q} --settings {params.settings:q}"
+        " {params.mix} --backbone {params.backbone:q} --settings {params.settings:q}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 
 
