@@ -23,6 +23,7 @@ from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, keywords
 from atomcsi.sampling import Aggregation, Method, Resample
 from atomcsi.structure import ENERGY_UNITS
 from atomcsi.targets import LABELS, MetricUnit, Target
+from atomcsi.training.settings import TrainSettings
 from atomcsi.yaml_source import Entry, YamlSource, laid_over
 
 #: Extractors that can be used without a project, from any folder.
@@ -38,47 +39,6 @@ def _check_implementation(registry: Mapping[str, str], name: str, given: Mapping
     for key in given:
         if key not in known:
             raise ValueError(f"unknown {kind} '{key}' of {name}{did_you_mean(key, known)}")
-
-
-class TrainSettings(Entry):
-    """How a model is trained; one model for pretraining and finetuning.
-
-    ``scalar_loss`` is that of energies or of the property in their place; ``force_loss`` is the length of an atom's
-    force error (``norm``), or its components' absolute or squared error. ``forces`` come from a head of their own or
-    are the energy's negative gradient.
-    """
-
-    structures: PositiveInt
-    epochs: PositiveInt
-    batch_size: PositiveInt
-    learning_rate: Annotated[float, Field(gt=0)]
-    energy_weight: Annotated[float, Field(ge=0)] = 1.0
-    force_weight: Annotated[float, Field(ge=0)] = 10.0
-    scalar_loss: Literal["l1", "mse", "cross-entropy"] = "l1"
-    force_loss: Literal["norm", "l1", "mse"] = "norm"
-    forces: Literal["direct", "gradient"] = "direct"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    warmup_factor: Annotated[float, Field(gt=0, le=1)] = 0.2
-    final_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    clip_value: Annotated[float, Field(gt=0)] | None = None
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    val_structures: PositiveInt = 2000
-
-    @model_validator(mode="after")
-    def _consistent(self) -> TrainSettings:
-        if self.clip_norm is not None and self.clip_value is not None:
-            raise ValueError("takes either 'clip_norm' or 'clip_value'")
-        if self.energy_weight == self.force_weight == 0:
-            raise ValueError("energy_weight and force_weight are both 0: there is nothing to train on")
-        return self
-
-    @property
-    def budget(self) -> int:
-        """C = E x N: structures seen in the whole training (paper, section 1)."""
-        return self.epochs * self.structures
 
 
 class Task(Target):

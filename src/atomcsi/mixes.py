@@ -105,6 +105,13 @@ MixSpec = Annotated[
 ]
 
 
+class NamedMix(Entry):
+    """A mix with what its results are called."""
+
+    name: Id
+    mix: MixSpec
+
+
 @dataclass(frozen=True)
 class Pretraining:
     """What a model is pretrained on.

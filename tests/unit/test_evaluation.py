@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from atomcsi.config import TrainSettings
 from atomcsi.errors import AtomcsiError
 from atomcsi.models.batch import collate
 from atomcsi.models.potential import Prediction
@@ -15,13 +16,11 @@ from atomcsi.training.evaluation import classification_metrics, evaluate
 from atomcsi.training.model_files import TrainedModel
 from atomcsi.training.normalisation import Normaliser
 
-BACKBONE = type("Backbone", (), {"collate": staticmethod(lambda: partial(collate, vacuum=5.0))})
+SETTINGS = TrainSettings(structures=1, epochs=1, batch_size=3, learning_rate=1e-3)
 
 
 class Answers(torch.nn.Module):
     """Answers with a function of the batch."""
-
-    backbone = BACKBONE
 
     def __init__(self, answer):
         super().__init__()
@@ -34,9 +33,8 @@ class Answers(torch.nn.Module):
 def model_of(answer, *, energy_scale=1.0, force_scale=1.0, scalar_loss="l1") -> TrainedModel:
     scales = [torch.tensor([value]).double() for value in (0.0, energy_scale, force_scale)]
     normaliser = Normaliser(torch.zeros(1, 119, dtype=torch.float64), *scales)
-    return TrainedModel(
-        Answers(answer), normaliser, torch.device("cpu"), {"settings": {"scalar_loss": scalar_loss}}
-    )  # fmt: skip
+    card = {"settings": {"scalar_loss": scalar_loss}}
+    return TrainedModel(Answers(answer), normaliser, torch.device("cpu"), partial(collate, vacuum=5.0), card)
 
 
 def test_force_errors_by_hand(toy_lmdb):
@@ -48,7 +46,7 @@ def test_force_errors_by_hand(toy_lmdb):
 
     store = toy_lmdb(8)  # CH3OH, C2H6, CH3CHO and H2O2, twice each
     found = evaluate(
-        model_of(off, force_scale=2.0), LabelledStructures(store, target="forces"), "meV/angstrom", batch_size=3
+        model_of(off, force_scale=2.0), LabelledStructures(store, target="forces"), "meV/angstrom", SETTINGS
     )
     hydrogens, others = 2 * (4 + 6 + 4 + 2), 2 * (2 + 2 + 3 + 2)
     assert found["mae"] == pytest.approx((500 * hydrogens + 250 * others) / (hydrogens + others), rel=1e-5)
@@ -63,7 +61,7 @@ def test_energy_errors_by_hand(toy_lmdb):
     """Off by 2 eV times the number of the dataset's atoms; an element has the errors of the structures that hold it."""
     found = evaluate(
         model_of(lambda batch: Prediction(energy=(batch.energy + batch.natoms) / 4.0), energy_scale=4.0),
-        LabelledStructures(toy_lmdb(4), target="energy"), "eV", batch_size=3,
+        LabelledStructures(toy_lmdb(4), target="energy"), "eV", SETTINGS,
     )  # fmt: skip
     assert (found["mae"], found["labels"]) == (pytest.approx((6 + 8 + 7 + 4) / 4), 4)
     assert found["by_element"]["O"] == {"mae": pytest.approx((6 + 7 + 4) / 3), "labels": 3}
@@ -73,14 +71,14 @@ def test_energy_errors_by_hand(toy_lmdb):
 def test_one_class_needs_no_table(tmp_path, toy_structures):
     write_structures(tmp_path / "x.lmdb", toy_structures(3, names=("CH3OH",)), provenance={})
     structures = LabelledStructures(StructureLMDB(tmp_path / "x.lmdb"), target="energy")
-    found = evaluate(model_of(lambda batch: Prediction(energy=batch.energy)), structures, "eV", batch_size=2)
+    found = evaluate(model_of(lambda batch: Prediction(energy=batch.energy)), structures, "eV", SETTINGS)
     assert found["by_class"] == {}
 
 
 def test_a_test_error_that_is_not_finite(toy_lmdb):
     broken = model_of(lambda batch: Prediction(forces=batch.forces * torch.nan))
     with pytest.raises(AtomcsiError, match="test error is not finite"):
-        evaluate(broken, LabelledStructures(toy_lmdb(4), target="forces"), "meV/angstrom", batch_size=3)
+        evaluate(broken, LabelledStructures(toy_lmdb(4), target="forces"), "meV/angstrom", SETTINGS)
 
 
 def test_a_classifier(tmp_path, toy_structures):
@@ -92,7 +90,7 @@ def test_a_classifier(tmp_path, toy_structures):
     logits = iter([torch.tensor([-1.0, 1.0, 1.0]), torch.tensor([-1.0])])
     found = evaluate(
         model_of(lambda _: Prediction(energy=next(logits)), scalar_loss="cross-entropy"),
-        LabelledStructures(StructureLMDB(tmp_path / "x.lmdb"), target="is_metal"), "1", batch_size=3,
+        LabelledStructures(StructureLMDB(tmp_path / "x.lmdb"), target="is_metal"), "1", SETTINGS,
     )  # fmt: skip
     low, high = 1 / (1 + np.e), np.e / (1 + np.e)
     assert found["mae"] == pytest.approx((3 * low + high) / 4)

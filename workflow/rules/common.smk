@@ -164,8 +164,23 @@ def mix_option(wildcards, input):
     spec = PRETRAININGS[wildcards.init].spec
     if spec is None:
         return ""
+    mix = {"name": wildcards.init, "mix": spec.model_dump(mode="json")}
     found = f" --mixtures {input.mixtures}" if input.mixtures else ""
-    return f"--name {wildcards.init} --mix {shlex.quote(spec.model_dump_json())}{found}"
+    return f"--mix {shlex.quote(json.dumps(mix))}{found}"
+
+
+def graphs_of(datasets):
+    # Null where a dataset leaves its graph to the backbone.
+    graphs = [PROJECT.datasets[dataset].graph for dataset in datasets]
+    return json.dumps([graph and graph.model_dump(mode="json") for graph in graphs])
+
+
+def graphs_of_pretraining(wildcards):
+    return graphs_of(PRETRAININGS[wildcards.init].datasets)
+
+
+def graphs_of_task(wildcards):
+    return graphs_of([PROJECT.tasks[wildcards.task].dataset])
 
 
 def pretrained_model(wildcards):

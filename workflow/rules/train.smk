@@ -23,12 +23,14 @@ rule pretrain:
         backbone=backbone_entry,
         settings=RUN.pretrain.model_dump_json(),
         mix=mix_option,
+        graphs=graphs_of_pretraining,
         impl=implementation_of_training,
     message:
         "Pretrain {wildcards.backbone} on {wildcards.init}, seed {wildcards.seed}"
     shell:
         "atomcsi pretrain --train {input.train} --val {input.val} --out {params.folder}"
-        " {params.mix} --backbone {params.backbone:q} --settings {params.settings:q}"
+        " {params.mix} --graphs {params.graphs:q}"
+        " --backbone {params.backbone:q} --settings {params.settings:q}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 
 
@@ -58,12 +60,14 @@ rule finetune:
         ),
         backbone=backbone_entry,
         task=task_entry,
+        graphs=graphs_of_task,
         impl=implementation_of_training,
     message:
         "Finetune {wildcards.init} on {wildcards.task}, seed {wildcards.seed}"
     shell:
         "atomcsi finetune --train {input.train} --val {input.val} --test {input.test}"
         " --out {params.folder} {params.init} --name {wildcards.task}"
+        " --graphs {params.graphs:q}"
         " --backbone {params.backbone:q} --task {params.task:q}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 

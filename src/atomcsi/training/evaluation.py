@@ -16,22 +16,24 @@ from atomcsi.models.batch import AtomBatch
 from atomcsi.progress import Progress
 from atomcsi.structure import MAX_ATOMIC_NUMBER
 from atomcsi.targets import METRIC_UNITS
-from atomcsi.training.data import LabelledStructures, loader
+from atomcsi.training.data import LabelledStructures
+from atomcsi.training.loading import Batches, loader
 from atomcsi.training.model_files import TrainedModel
+from atomcsi.training.settings import TrainSettings
 
 #: More classes than this, as in QM9, say nothing one by one.
 _MOST_CLASSES = 100
 
 
 @torch.no_grad()
-def evaluate(model: TrainedModel, structures: LabelledStructures, unit: str, batch_size: int) -> dict[str, Any]:
+def evaluate(model: TrainedModel, structures: LabelledStructures, unit: str, settings: TrainSettings) -> dict[str, Any]:
     """Compares a model's predictions with the labels.
 
     Args:
         model: The model; it predicts what ``structures`` are labelled with.
         structures: The test structures.
         unit: The unit of errors.
-        batch_size: Structures of a batch.
+        settings: Sizes of batches.
 
     Returns:
         ``mae``, the mean absolute error in ``unit`` per force component, or per structure; ``labels``, the number of
@@ -48,8 +50,8 @@ def evaluate(model: TrainedModel, structures: LabelledStructures, unit: str, bat
     classes, class_of = _Means(len(names)), structures.store.classes[structures.indices]
     found, labels, done = [], [], 0
     progress = Progress("test", total=len(structures), unit="structures")
-    for batch in loader(structures, batch_size=batch_size, collate=model.potential.backbone.collate()):
-        batch = batch.to(model.device)
+    for loaded in loader(structures, Batches(structures.natoms, settings), collate=model.collate):
+        batch = loaded.atoms.to(model.device)
         prediction = model.predict(batch)
         if structures.target == "forces":
             errors = (prediction.forces - batch.forces).double().abs().mean(dim=1).cpu().numpy()

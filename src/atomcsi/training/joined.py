@@ -45,7 +45,7 @@ class JoinedStructures(Dataset[Structure], Sequence[Structure]):
     @property
     def natoms(self) -> np.ndarray:
         """Number of atoms of each structure drawn, shape (structures,)."""
-        return np.concatenate([part.store.natoms[part.indices] for part in self.parts])
+        return np.concatenate([part.natoms for part in self.parts])
 
     def _places(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the part of each position, and where in that part it is."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from atomcsi.errors import InputError
 from atomcsi.files import atomic_path, read_json, write_json
-from atomcsi.models.base import Backbone
+from atomcsi.models.base import Backbone, Collate
 from atomcsi.models.batch import AtomBatch
 from atomcsi.models.potential import Potential, Prediction
 from atomcsi.training.normalisation import Normaliser
@@ -32,12 +32,14 @@ class TrainedModel:
         potential: In evaluation mode.
         normaliser: Turns its predictions into eV.
         device: Where it is.
+        collate: Turns structures into its batches.
         card: What was trained, on what, how, and what it took.
     """
 
     potential: Potential
     normaliser: Normaliser
     device: torch.device
+    collate: Collate
     card: Mapping[str, Any]
 
     @property
