@@ -296,9 +296,7 @@ def cards_of_the_choice(wildcards):
 
 def metrics_of_named_inits(wildcards):
     return [
-        path
-        for task in RUN.tasks
-        for path in metrics_of(starts_of(NAMED, task), task)
+        path for task in RUN.tasks for path in metrics_of(starts_of(NAMED, task), task)
     ]
 
 
