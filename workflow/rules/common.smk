@@ -31,6 +31,12 @@ PRETRAININGS = PROJECT.pretrainings
 CSI_FIGURES = ["csi-matrix", "csi-sample-size"]
 if RUN.embedding.aggregation == "flat" and RUN.distance.startswith("frechet"):
     CSI_FIGURES.append("csi-elements")
+# Datasets that are folds, with what they are folds of.
+FOLDS = {
+    dataset: PROJECT.datasets.raw[dataset]
+    for dataset in PROJECT.downstream
+    if PROJECT.datasets[dataset].split.kind == "folds"
+}
 TRAINING_FIGURES = ["finetuning", "csi-against-mae", "learning-curves"]
 
 
@@ -302,3 +308,7 @@ def metrics_of_named_inits(wildcards):
 
 def metrics_of_the_choice(wildcards):
     return [path for task in RUN.tasks for path in metrics_of(chosen_inits(task), task)]
+
+
+def tables_of_folds(wildcards):
+    return ["results/folds.csv"] if FOLDS else []

@@ -116,3 +116,27 @@ rule finetuning_table:
         "Collect the finetuning errors"
     script:
         "../scripts/finetuning_table.py"
+
+
+rule fold_table:
+    input:
+        finetuning="results/finetuning.csv",
+    output:
+        table=report(
+            "results/folds.csv",
+            caption="../report/fold_table.rst",
+            category="Training",
+        ),
+    log:
+        "results/logs/fold_table.log",
+    benchmark:
+        "results/benchmarks/fold_table.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        families=FOLDS,
+    message:
+        "Average the finetuning errors over folds"
+    script:
+        "../scripts/fold_table.py"
