@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from atomcsi.catalogue import Graph
 from atomcsi.config import BackboneSpec
-from atomcsi.errors import InputError
+from atomcsi.errors import AtomcsiError, InputError
 from atomcsi.files import digest, resume_folder, versions
 from atomcsi.models.base import Collate
 from atomcsi.models.potential import Potential, build_backbone
@@ -92,6 +92,8 @@ def fit(
     Raises:
         AtomcsiError: The data cannot be trained on, the loss is not finite, or a signal asked to stop.
     """
+    if settings.precision == "float16" and not execution.on_gpu:
+        raise AtomcsiError(f"{title}: float16 needs a GPU (set precision to bfloat16 or float32, or device to cuda)")
     plan = {
         "dataset": train.metadata["provenance"]["dataset"],
         "fingerprints": [train.metadata["fingerprint"], val.metadata["fingerprint"]],
