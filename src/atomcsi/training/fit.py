@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from atomcsi.catalogue import Graph
 from atomcsi.config import BackboneSpec
 from atomcsi.errors import AtomcsiError, InputError
-from atomcsi.files import digest, resume_folder, versions
+from atomcsi.files import digest, versions
 from atomcsi.models.base import Collate
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.progress import Progress
@@ -30,7 +30,7 @@ from atomcsi.training.loading import Batches, LoadedBatch, loader
 from atomcsi.training.model_files import WEIGHTS, load_backbone, read_card
 from atomcsi.training.module import PotentialModule
 from atomcsi.training.normalisation import Normaliser
-from atomcsi.training.processes import Execution
+from atomcsi.training.processes import Execution, shared_folder
 from atomcsi.training.schedule import Schedule
 from atomcsi.training.settings import TrainSettings
 
@@ -105,7 +105,7 @@ def fit(
         "pretrained": None if init is None else _pretrained(init),
         "versions": versions(*_VERSIONS),
     }
-    work = resume_folder(folder / "checkpoints", plan)
+    work = shared_folder(folder / "checkpoints", plan)
     structures = LabelledStructures(train, target=target, limit=settings.structures, seed=seed)
     if len(structures) < settings.structures:
         problem = f"has {len(structures)} structures where {settings.structures} are to be trained on"

@@ -12,13 +12,14 @@ from atomcsi.catalogue import Graph
 from atomcsi.config import METRIC_UNITS, BackboneSpec, Task, TrainSettings
 from atomcsi.errors import AtomcsiError
 from atomcsi.files import remove, write_json
+from atomcsi.jobs import process_rank
 from atomcsi.progress import Progress
 from atomcsi.structure_lmdb import StructureLMDB
 from atomcsi.training.data import LabelledStructures
 from atomcsi.training.fit import Fitted, check_elements, fit
 from atomcsi.training.loading import Batches, loader
 from atomcsi.training.model_files import read_card, save_model
-from atomcsi.training.processes import ONE_DEVICE, Execution, process_rank
+from atomcsi.training.processes import ONE_DEVICE, Execution
 
 METRICS_SCHEMA = "atomcsi.finetuning/1"
 
