@@ -12,7 +12,7 @@ from atomcsi.files import write_json
 from atomcsi.mixes import NamedMix
 from atomcsi.mixtures import SCHEMA as MIXTURES_SCHEMA
 from atomcsi.models.batch import AtomBatch, collate
-from atomcsi.models.potential import Potential, Prediction
+from atomcsi.models.potential import Potential, Prediction, build_backbone
 from atomcsi.structure_batch import StructureBatch, batches_of
 from atomcsi.structure_lmdb import StructureLMDB, write_batches, write_structures
 from atomcsi.training.data import LabelledStructures
@@ -162,6 +162,31 @@ def test_same_seed_same_weights(splits, tmp_path):
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+def test_half_precision(splits, tmp_path):
+    """Rounded to 8 bits, losses change, but little."""
+    _, full = run_pretraining(splits, tmp_path / "full")
+    weights, half = run_pretraining(splits, tmp_path / "half", precision="bfloat16")
+    assert losses(half) != losses(full)
+    np.testing.assert_allclose(losses(half), losses(full), rtol=0.02)
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    with pytest.raises(AtomcsiError, match=r"float16 needs a GPU .*bfloat16"):
+        run_pretraining(splits, tmp_path / "none", precision="float16")
+
+
+def test_the_best_weights_are_kept(splits, tmp_path):
+    """The validation loss of the model that is written, computed anew, is the lowest of its history."""
+    weights, card = run_pretraining(splits, tmp_path / "a", epochs=12, learning_rate=0.1, val_interval=0.5)
+    assert card["best_epoch"] < 12  # a learning rate at which the last weights are not the best
+    validation = LabelledStructures(splits["val"], target="forces", limit=8, seed=3)
+    normaliser = Normaliser.fit(LabelledStructures(splits["train"], target="forces").batches())
+    potential = Potential(build_backbone(TINY.model_dump()))
+    potential.load_state_dict(weights)
+    module = PotentialModule(potential, normaliser, settings(), None, None, structures=1)
+    loaded = loader(validation, Batches(validation.natoms, settings()), collate=potential.backbone.collate())
+    found = np.mean([loss for batch in loaded for loss in module.losses(batch.atoms).tolist()])
+    assert found == pytest.approx(min(val for _, val in losses(card)), rel=1e-5)
+
+
 def task(target="forces", unit="meV/angstrom", **changes) -> Task:
     changes = {"energy_weight": 0} | changes
     return Task(title="a test", dataset="toy", target=target, unit=unit, finetune=settings(**changes))
@@ -273,7 +298,6 @@ def test_a_loss_that_is_not_finite(splits, tmp_path):
 
 
 def test_heads_are_fresh_and_the_backbone_is_kept(splits, tmp_path):
-    from atomcsi.models.potential import build_backbone
     from atomcsi.training.model_files import load_backbone
 
     weights, _ = run_pretraining(splits, tmp_path / "pre")

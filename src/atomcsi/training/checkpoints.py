@@ -17,6 +17,7 @@ from atomcsi.errors import AtomcsiError, InputError
 from atomcsi.files import atomic_path
 from atomcsi.training.module import PotentialModule
 from atomcsi.training.preemption import StopRequest
+from atomcsi.training.processes import summed
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 logger = logging.getLogger(__name__)
@@ -120,8 +121,9 @@ class Checkpoints(pl.Callback):
     def _save_if_due(self, trainer: pl.Trainer, module: PotentialModule) -> None:
         due = self._validated or (module.step > 0 and time.monotonic() - self._saved >= self._seconds)
         stop = bool(self._stop.signal)
-        if trainer.world_size > 1:  # all of them, or none: signals and clocks differ
-            due, stop = (trainer.strategy.reduce_boolean_decision(wish, all=False) for wish in (due, stop))
+        if trainer.world_size > 1:
+            # All of them, or none: signals and clocks differ.
+            due, stop = map(bool, summed(torch.tensor([due, stop], dtype=torch.float64), trainer.strategy))
         if not (due or stop):
             return
         trainer.save_checkpoint(self._folder / LAST)

@@ -14,7 +14,8 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
 
 from atomcsi.config import BackboneSpec
-from atomcsi.files import digest, resume_folder, versions
+from atomcsi.errors import AtomcsiError
+from atomcsi.files import digest, versions
 from atomcsi.models.base import Collate
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.progress import Progress
@@ -24,7 +25,7 @@ from atomcsi.training.joined import JoinedStructures
 from atomcsi.training.loading import Batches, LoadedBatch, loader
 from atomcsi.training.model_files import WEIGHTS, TrainedModel, load_backbone, read_card
 from atomcsi.training.module import PotentialModule
-from atomcsi.training.processes import Execution
+from atomcsi.training.processes import Execution, shared_folder
 from atomcsi.training.schedule import Schedule
 from atomcsi.training.settings import TrainSettings
 from atomcsi.training.training_data import TrainingData, heads_of
@@ -65,6 +66,8 @@ def fit(
     Raises:
         AtomcsiError: The data cannot be trained on, the loss is not finite, or a signal asked to stop.
     """
+    if settings.precision == "float16" and not execution.on_gpu:
+        raise AtomcsiError(f"{title}: float16 needs a GPU (set precision to bfloat16 or float32, or device to cuda)")
     plan = {
         **data.plan(),
         "backbone": backbone.model_dump(mode="json"),
@@ -73,7 +76,7 @@ def fit(
         "pretrained": None if init is None else _pretrained(init),
         "versions": versions(*_VERSIONS),
     }
-    work = resume_folder(folder / "checkpoints", plan)
+    work = shared_folder(folder / "checkpoints", plan)
     torch.manual_seed(seed)
     heads = heads_of(settings)
     potential = Potential(

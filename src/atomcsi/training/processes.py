@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +16,11 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from torch import Tensor
 
 from atomcsi.errors import AtomcsiError
+from atomcsi.files import holds_plan, resume_folder
+from atomcsi.jobs import process_rank
+
+#: Seconds that processes wait for the first one.
+_PATIENCE = 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +93,20 @@ class Execution:
 ONE_DEVICE = Execution()
 
 
-def process_rank() -> int:
-    """This process's number among those that share a training, before Lightning has set them up."""
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+def shared_folder(folder: Path, plan: Mapping[str, Any]) -> Path:
+    """Returns :func:`~atomcsi.files.resume_folder`, which the first process prepares for all.
+
+    Raises:
+        AtomcsiError: The first process does not.
+    """
+    if process_rank() == 0:
+        return resume_folder(folder, plan)
+    end = time.monotonic() + _PATIENCE
+    while not holds_plan(folder, plan):
+        if time.monotonic() > end:
+            raise AtomcsiError(f"{folder}: the first process has not prepared it within {_PATIENCE} s")
+        time.sleep(0.1)
+    return folder
 
 
 def summed(sums: Tensor, strategy: Strategy) -> list[float]:

@@ -9,6 +9,7 @@ from atomcsi.catalogue import Graph
 from atomcsi.config import BackboneSpec, Task, TrainSettings
 from atomcsi.errors import ConfigError
 from atomcsi.files import remove, write_json
+from atomcsi.jobs import process_rank
 from atomcsi.mixes import NamedMix, structures_of
 from atomcsi.mixtures import read_mixes
 from atomcsi.structure_lmdb import StructureLMDB
@@ -17,7 +18,7 @@ from atomcsi.training.data import LabelledStructures
 from atomcsi.training.evaluation import evaluate
 from atomcsi.training.fit import fit
 from atomcsi.training.model_files import read_card, save_model
-from atomcsi.training.processes import ONE_DEVICE, Execution, process_rank
+from atomcsi.training.processes import ONE_DEVICE, Execution
 from atomcsi.training.training_data import TrainingData, check_elements
 
 METRICS_SCHEMA = "atomcsi.finetuning/2"
