@@ -60,6 +60,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare_options(command)
     command.set_defaults(run=_compare)
 
+    command = commands.add_parser("predict", help="predict energies and forces, or a property, with a trained model")
+    command.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
+    command.add_argument("structures", type=Path, metavar="STRUCTURES", help="file or folder, as for compare")
+    command.add_argument("--out", type=Path, required=True, metavar="OUT.extxyz", help="file to write")
+    command.add_argument("--dataset", metavar="ID", help="whose heads are asked, for a model of a mix")
+    command.add_argument("--batch-size", type=int, default=32, help="structures at once (default: %(default)s)")
+    command.add_argument("--device", default="auto", help="cpu, cuda, or auto (default: %(default)s)")
+    command.set_defaults(run=_predict)
+
     command = commands.add_parser("effective-rank", help="in how many directions the features of embedding files vary")
     command.add_argument("files", type=Path, nargs="+", metavar="FILE", help="HDF5 file of embeddings")
     command.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
@@ -200,6 +209,20 @@ def _compare(options: argparse.Namespace) -> None:
     print(found)  # noqa: T201
     if options.out is not None:
         print("written: " + ", ".join(map(str, found.write(options.out))))  # noqa: T201
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from atomcsi.prediction import predict
+
+    count = predict(
+        options.model,
+        options.structures,
+        options.out,
+        dataset=options.dataset,
+        batch_size=options.batch_size,
+        device=options.device,
+    )
+    print(f"{options.out}: {count} structures")  # noqa: T201
 
 
 def _effective_rank(options: argparse.Namespace) -> None:

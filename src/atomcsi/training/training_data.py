@@ -141,5 +141,6 @@ def _record(train: StructureLMDB, val: StructureLMDB, count: int) -> dict[str, A
     return {
         **{key: provenance.get(key) for key in ("dataset", "licence", "source")},
         "structures": count,
+        "elements": [chemical_symbols[number] for number in sorted(map(int, train.metadata["elements"]))],
         "fingerprints": [train.metadata["fingerprint"], val.metadata["fingerprint"]],
     }
