@@ -22,7 +22,7 @@ from atomcsi.mixes import MixSpec, Pretraining, name_of_mix
 from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, keywords, load
 from atomcsi.sampling import Aggregation, Method, Resample
 from atomcsi.structure import ENERGY_UNITS
-from atomcsi.targets import LABELS, MetricUnit, Target
+from atomcsi.targets import MetricUnit, Target
 from atomcsi.training.settings import TrainSettings
 from atomcsi.yaml_source import Entry, YamlSource, laid_over
 
@@ -59,6 +59,8 @@ class Task(Target):
         wanted = "force_weight" if self.target == "forces" else "energy_weight"
         if weights[wanted] == 0:
             raise ValueError(f"finetune.{wanted} is 0, but the target is {self.target}")
+        if self.finetune.denoise_sigma is not None:
+            raise ValueError("finetune.denoise_sigma is for pretraining: a task has labels")
         if self.is_property and self.finetune.force_weight != 0:
             raise ValueError(f"finetune.force_weight must be 0: {self.target} has no forces")
         if not self.is_property and (self.readout, self.reference) != ("sum", "elements"):
@@ -348,7 +350,9 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
             raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has the role 'upstream'")
         if "test" not in dataset.splits:
             raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has no test split")
-        task_source.known(name, "target", name=task.target, entries={*LABELS, *dataset.properties}, kind="target")
+        task_source.known(
+            name, "target", name=task.target, entries={"forces", "energy", *dataset.properties}, kind="target"
+        )
         kept = "eV/angstrom" if task.target == "forces" else dataset.properties.get(task.target, "eV")
         kept = "eV" if kept in ENERGY_UNITS else kept
         if task.unit not in (kept, f"m{kept}"):

@@ -16,15 +16,17 @@ MetricUnit = Literal[
     *("eV/angstrom", "meV/angstrom", "eV", "meV", "eV/atom", "meV/atom"),
     *("1", "1/cm", "GHz", "debye", "bohr^2", "bohr^3", "cal/mol/K", "log10(GPa)"),
 ]
+#: The target of denoising: what was added to positions.
+NOISE = "noise"
 #: Targets that every structure may have; all others are properties.
-LABELS = ("forces", "energy")
+LABELS = ("forces", "energy", NOISE)
 
 
 class Target(Entry):
     """A target and how it is read off the atoms.
 
     Attributes:
-        target: ``forces``, ``energy``, or a property of the dataset.
+        target: ``forces``, ``energy``, a property of the dataset, or in pretraining ``noise``.
         readout: How the numbers of atoms become that of their structure: extensive properties add up (``sum``), of
             intensive ones the ``mean`` or the ``max`` over the atoms counts.
         reference: What is taken off a scalar before it is trained on: a linear fit to the numbers of atoms of each

@@ -20,15 +20,13 @@ from atomcsi.models.base import Collate
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.progress import Progress
 from atomcsi.training.checkpoints import BEST, AtomicCheckpoints, Checkpoints, newest_checkpoint, read_checkpoint
-from atomcsi.training.data import LabelledStructures
-from atomcsi.training.joined import JoinedStructures
 from atomcsi.training.loading import Batches, LoadedBatch, loader
 from atomcsi.training.model_files import WEIGHTS, TrainedModel, load_backbone, read_card
 from atomcsi.training.module import PotentialModule
 from atomcsi.training.processes import Execution, shared_folder
 from atomcsi.training.schedule import Schedule
 from atomcsi.training.settings import TrainSettings
-from atomcsi.training.training_data import TrainingData, heads_of
+from atomcsi.training.training_data import Drawn, TrainingData, heads_of
 
 _VERSIONS = ("torch", "pytorch-lightning", "fairchem-core", "numpy")
 #: Structures that the backbone's scale factors are fitted on.
@@ -143,8 +141,8 @@ class Loaders(pl.LightningDataModule):
 
     def __init__(
         self,
-        structures: LabelledStructures | JoinedStructures,
-        validation: LabelledStructures | JoinedStructures,
+        structures: Drawn,
+        validation: Drawn,
         settings: TrainSettings,
         collate: Collate,
         seed: int,

@@ -42,6 +42,10 @@ class JoinedStructures(Dataset[Structure], Sequence[Structure]):
         part, place = self._places(np.asarray(positions))
         return StructureBatch.join([self._read(number, place[part == number]) for number in np.unique(part)])
 
+    def of_epoch(self, positions: Sequence[int], epoch: int) -> StructureBatch:
+        """Returns several structures; they are the same in every epoch."""
+        return self.__getitems__(positions)
+
     @property
     def natoms(self) -> np.ndarray:
         """Number of atoms of each structure drawn, shape (structures,)."""

@@ -29,11 +29,13 @@ class Share(NamedTuple):
         positions: Positions of its structures, never empty: a process without one takes another's to keep in step.
         counted: How many of them count, 0 for another's.
         total: Structures of the step in all processes.
+        epoch: The epoch that the step belongs to, counted from 0.
     """
 
     positions: np.ndarray
     counted: int
     total: int
+    epoch: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,7 +110,7 @@ class Batches(Sampler[Share]):
             skip = self._start - (int(self.ends[number - 1]) if number else 0) if number == first else 0
             for members in self.epoch(number)[skip:]:
                 mine = members[self._rank :: self._world]
-                yield Share(mine if len(mine) else members[:1], len(mine), len(members))
+                yield Share(mine if len(mine) else members[:1], len(mine), len(members), number)
 
     def epoch(self, number: int) -> list[np.ndarray]:
         """Returns the positions of the structures of each step of an epoch, counted from 0."""
@@ -179,7 +181,7 @@ class _Reading(Dataset[LoadedBatch]):
 
     def __getitems__(self, share: Share) -> LoadedBatch | AtomcsiError:
         try:
-            structures = self._structures.__getitems__(share.positions)
+            structures = self._structures.of_epoch(share.positions, share.epoch)
             return LoadedBatch(
                 atoms=self._collate(structures),
                 sources=structures.sources,

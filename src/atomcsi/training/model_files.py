@@ -20,7 +20,7 @@ from atomcsi.files import atomic_path, read_json, write_json
 from atomcsi.models.base import Backbone, Collate
 from atomcsi.models.batch import AtomBatch
 from atomcsi.models.potential import Potential, Prediction, build_backbone
-from atomcsi.targets import LABELS
+from atomcsi.targets import LABELS, NOISE
 from atomcsi.training.normalisation import Normaliser
 
 SCHEMA = "atomcsi.model/2"
@@ -140,16 +140,18 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def load_model(folder: Path, device: str = "auto") -> TrainedModel:
-    """Loads a trained model with its heads.
+    """Loads a trained model with its heads, to predict with it.
 
     Args:
         folder: Folder of ``model.safetensors`` and ``model.json``.
         device: ``cpu``, ``cuda``, or ``auto``: a GPU if there is one.
 
     Raises:
-        InputError: A file is missing or damaged, or they do not belong together.
+        InputError: A file is missing or damaged, they do not belong together, or the model only knows noise.
     """
     card = read_card(folder)
+    if card.get("target") == NOISE:
+        raise InputError(folder / CARD, "tells of a model that was pretrained to denoise", mend="finetune it on a task")
     try:
         potential = Potential(
             build_backbone(card["backbone"]),

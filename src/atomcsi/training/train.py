@@ -13,7 +13,7 @@ from atomcsi.jobs import process_rank
 from atomcsi.mixes import NamedMix, structures_of
 from atomcsi.mixtures import read_mixes
 from atomcsi.structure_lmdb import StructureLMDB
-from atomcsi.targets import Target
+from atomcsi.targets import NOISE, Target
 from atomcsi.training.data import LabelledStructures
 from atomcsi.training.evaluation import evaluate
 from atomcsi.training.fit import fit
@@ -39,6 +39,8 @@ def pretrain(
 ) -> None:
     """Pretrains a backbone on N structures of upstream datasets for E epochs and writes the model.
 
+    The model learns energies and forces, or to tell noise from positions where the settings ask for that.
+
     Args:
         train: Train split of each upstream.
         val: Validation split of each, in the same order; they pick the best weights.
@@ -63,8 +65,9 @@ def pretrain(
         settings = settings.model_copy(update={"structures": sum(counts)})
     elif len(train) > 1:
         raise ConfigError(f"{len(train)} datasets to pretrain on need a mix that says how many structures of each")
+    target = "forces" if settings.denoise_sigma is None else NOISE
     data = TrainingData.draw(
-        train, val, target=Target(), settings=settings, seed=seed, counts=counts, graphs=graphs,
+        train, val, target=Target(target=target), settings=settings, seed=seed, counts=counts, graphs=graphs,
         name=None if mix is None else mix.name,
     )  # fmt: skip
     model = fit(

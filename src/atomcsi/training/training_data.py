@@ -11,11 +11,15 @@ from ase.data import chemical_symbols
 from atomcsi.catalogue import Graph
 from atomcsi.errors import InputError
 from atomcsi.structure_lmdb import StructureLMDB
-from atomcsi.targets import Target
+from atomcsi.targets import NOISE, Target
 from atomcsi.training.data import LabelledStructures
+from atomcsi.training.denoising import NoisyStructures
 from atomcsi.training.joined import JoinedStructures
 from atomcsi.training.normalisation import Normaliser
 from atomcsi.training.settings import TrainSettings
+
+#: Draws of structures, in one of the forms that a training takes.
+Drawn = LabelledStructures | JoinedStructures | NoisyStructures
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class TrainingData:
     name: str
     datasets: list[dict[str, Any]]
     target: Target
-    train: LabelledStructures | JoinedStructures
-    val: LabelledStructures | JoinedStructures
+    train: Drawn
+    val: Drawn
     normaliser: Normaliser
     graphs: list[Graph | None]
 
@@ -81,8 +85,8 @@ class TrainingData:
             name=name or train[0].metadata["provenance"]["dataset"],
             datasets=[_record(*each) for each in zip(train, val, counts, strict=True)],
             target=target,
-            train=_joined(draws),
-            val=_joined(validation),
+            train=_joined(draws, settings, seed),
+            val=_joined(validation, settings, seed + 1),
             normaliser=Normaliser.join([_normaliser(part, target, settings) for part in train]),
             graphs=[None] * len(train) if graphs is None else list(graphs),
         )
@@ -124,11 +128,16 @@ def _draw(store: StructureLMDB, target: Target, count: int, seed: int) -> Labell
     return structures
 
 
-def _joined(draws: list[LabelledStructures]) -> LabelledStructures | JoinedStructures:
-    return draws[0] if len(draws) == 1 else JoinedStructures(draws)
+def _joined(draws: list[LabelledStructures], settings: TrainSettings, seed: int) -> Drawn:
+    structures = draws[0] if len(draws) == 1 else JoinedStructures(draws)
+    if settings.denoise_sigma is None:
+        return structures
+    return NoisyStructures(structures, sigma=settings.denoise_sigma, seed=seed)
 
 
 def _normaliser(store: StructureLMDB, target: Target, settings: TrainSettings) -> Normaliser:
+    if target.target == NOISE:
+        return Normaliser.fit([])  # noise comes in units of its spread
     # Of the whole split, as the paper's references are: a small draw may lack an element that others hold.
     whole = LabelledStructures(store, target=target.target)
     gradient = settings.forces == "gradient" and settings.force_weight > 0
