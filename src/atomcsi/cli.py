@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from atomcsi import __version__
 from atomcsi.errors import InputError
@@ -132,19 +133,23 @@ def _add_training_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, required=True, help="folder for the model")
     command.add_argument("--backbone", type=_json, required=True, help="the backbone's catalogue entry as JSON")
     command.add_argument("--seed", type=int, required=True)
-    command.add_argument("--graph", type=_json, help="the dataset's graph as JSON; else the backbone's own")
+    graphs = "graph of each dataset, as a JSON list; null for the backbone's own"
+    command.add_argument("--graphs", type=_json, default=[None], help=graphs)
     default = "(default: %(default)s)"
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--devices", type=int, default=1, help=f"GPUs, or processes on the CPU, of a node {default}")
     command.add_argument("--nodes", type=int, default=1, help=f"nodes {default}")
-    command.add_argument("--workers", type=int, default=0, help=f"processes that read ahead, for a device {default}")
+    parts = "parts that a device computes its share of a step in, to need less memory"
+    command.add_argument("--parts", type=int, default=1, help=f"{parts} {default}")
+    workers = "processes that read ahead, for a device; else the threads that a GPU leaves over, and none without one"
+    command.add_argument("--workers", type=int, help=workers)
     minutes = "minutes between checkpoints; 0 for one each step"
     command.add_argument("--checkpoint-minutes", type=float, default=10.0, help=f"{minutes} {default}")
     command.add_argument("--threads", type=int, default=1, help=f"processor threads {default}")
     command.add_argument("--log", type=Path, help="log file; also on the terminal")
 
 
-def _json(text: str) -> dict[str, object]:
+def _json(text: str) -> Any:
     return json.loads(text)
 
 
@@ -259,7 +264,7 @@ def _pretrain(options: argparse.Namespace) -> None:
         backbone=parse_entry(BackboneSpec, options.backbone, "--backbone"),
         settings=parse_entry(TrainSettings, options.settings, "--settings"),
         seed=options.seed,
-        graph=_graph(options),
+        graphs=_graphs(options),
         execution=_execution(options),
     )
 
@@ -278,28 +283,27 @@ def _finetune(options: argparse.Namespace) -> None:
         init=options.init,
         backbone=parse_entry(BackboneSpec, options.backbone, "--backbone"),
         seed=options.seed,
-        graph=_graph(options),
+        graphs=_graphs(options),
         execution=_execution(options),
     )
 
 
-def _graph(options: argparse.Namespace) -> Graph | None:
+def _graphs(options: argparse.Namespace) -> list[Graph | None]:
     from atomcsi.catalogue import Graph
     from atomcsi.config import parse_entry
 
-    return None if options.graph is None else parse_entry(Graph, options.graph, "--graph")
+    return [None if graph is None else parse_entry(Graph, graph, "--graphs") for graph in options.graphs]
 
 
 def _execution(options: argparse.Namespace) -> Execution:
     from atomcsi.training.processes import Execution
 
-    return Execution(
-        device=options.device,
-        devices=options.devices,
-        nodes=options.nodes,
-        workers=options.workers,
-        checkpoint_minutes=options.checkpoint_minutes,
-    )
+    names = ("device", "devices", "nodes", "parts", "checkpoint_minutes")
+    execution = Execution(**{name: getattr(options, name) for name in names})
+    workers = options.workers
+    if workers is None:
+        workers = max(options.threads // options.devices - 1, 0) if execution.on_gpu else 0
+    return replace(execution, workers=workers)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,19 @@ def backbone_entry(wildcards):
     return PROJECT.backbones[wildcards.backbone].model_dump_json()
 
 
+def graphs_of(dataset):
+    graph = PROJECT.datasets[dataset].graph
+    return json.dumps([None if graph is None else graph.model_dump(mode="json")])
+
+
+def graphs_of_init(wildcards):
+    return graphs_of(wildcards.init)
+
+
+def graphs_of_task(wildcards):
+    return graphs_of(PROJECT.tasks[wildcards.task].dataset)
+
+
 def implementation_of_training(wildcards):
     backbone = PROJECT.backbones[wildcards.backbone].implementation
     return [implementation(BACKBONES, backbone), f"train@{STEPS['train']}"]

@@ -20,13 +20,14 @@ rule pretrain:
     params:
         folder=subpath(output.card, parent=True),
         backbone=backbone_entry,
+        graphs=graphs_of_init,
         settings=RUN.pretrain.model_dump_json(),
         impl=implementation_of_training,
     message:
         "Pretrain {wildcards.backbone} on {wildcards.init}, seed {wildcards.seed}"
     shell:
         "atomcsi pretrain --train {input.train} --val {input.val} --out {params.folder}"
-        " --backbone {params.backbone:q} --settings {params.settings:q}"
+        " --backbone {params.backbone:q} --graphs {params.graphs:q} --settings {params.settings:q}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 
 
@@ -55,6 +56,7 @@ rule finetune:
             f"--init {Path(input.init[0]).parent}" if input.get("init") else ""
         ),
         backbone=backbone_entry,
+        graphs=graphs_of_task,
         task=task_entry,
         impl=implementation_of_training,
     message:
@@ -62,7 +64,7 @@ rule finetune:
     shell:
         "atomcsi finetune --train {input.train} --val {input.val} --test {input.test}"
         " --out {params.folder} {params.init} --name {wildcards.task}"
-        " --backbone {params.backbone:q} --task {params.task:q}"
+        " --backbone {params.backbone:q} --graphs {params.graphs:q} --task {params.task:q}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 
 

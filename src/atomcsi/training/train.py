@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ def pretrain(
     backbone: BackboneSpec,
     settings: TrainSettings,
     seed: int,
-    graph: Graph | None = None,
+    graphs: Sequence[Graph | None] = (None,),
     execution: Execution = ONE_DEVICE,
 ) -> None:
     """Pretrains a backbone on N structures of one upstream dataset for E epochs and writes the model.
@@ -44,7 +44,7 @@ def pretrain(
         backbone: What is trained.
         settings: Budget and schedule.
         seed: Seed of the draw, the weights and the order.
-        graph: Graph of the dataset's structures; the backbone's own if None.
+        graphs: Graph of each dataset's structures; the backbone's own where None.
         execution: Where it runs.
 
     Raises:
@@ -53,7 +53,7 @@ def pretrain(
     title = f"pretrain {train.metadata['provenance']['dataset']} seed {seed}"
     fitted = fit(
         train, val, folder,
-        backbone=backbone, settings=settings, target="forces", init=None, graphs=[graph], seed=seed,
+        backbone=backbone, settings=settings, target="forces", init=None, graphs=graphs, seed=seed,
         execution=execution, title=title,
     )  # fmt: skip
     if process_rank() > 0:
@@ -71,7 +71,7 @@ def finetune(
     init: Path | None,
     backbone: BackboneSpec,
     seed: int,
-    graph: Graph | None = None,
+    graphs: Sequence[Graph | None] = (None,),
     execution: Execution = ONE_DEVICE,
 ) -> None:
     """Trains a pretrained backbone with new heads on a task, tests its best epoch and writes model and metrics.
@@ -84,7 +84,7 @@ def finetune(
         init: Folder of the pretrained model; None to start from scratch.
         backbone: What is trained; must be what ``init`` was trained with.
         seed: Seed of the draw, the heads and the order.
-        graph: Graph of the dataset's structures; the backbone's own if None.
+        graphs: Graph of each dataset's structures; the backbone's own where None.
         execution: Where it runs.
 
     Raises:
@@ -95,7 +95,7 @@ def finetune(
         check_elements(splits["train"], splits["test"])
     fitted = fit(
         splits["train"], splits["val"], folder,
-        backbone=backbone, settings=task.finetune, target=task.target, init=init, graphs=[graph], seed=seed,
+        backbone=backbone, settings=task.finetune, target=task.target, init=init, graphs=graphs, seed=seed,
         execution=execution, title=f"finetune {task_name} from {start} seed {seed}",
     )  # fmt: skip
     if process_rank() > 0:
