@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -150,7 +151,10 @@ def _add_training_options(command: argparse.ArgumentParser, datasets: int | str)
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--devices", type=int, default=1, help=f"GPUs, or processes on the CPU, of a node {default}")
     command.add_argument("--nodes", type=int, default=1, help=f"nodes {default}")
-    command.add_argument("--workers", type=int, default=0, help=f"processes that read ahead, for a device {default}")
+    parts = "parts that a device computes its share of a step in, to need less memory"
+    command.add_argument("--parts", type=int, default=1, help=f"{parts} {default}")
+    workers = "processes that read ahead, for a device; else the threads that a GPU leaves over, and none without one"
+    command.add_argument("--workers", type=int, help=workers)
     minutes = "minutes between checkpoints; 0 for one each step"
     command.add_argument("--checkpoint-minutes", type=float, default=10.0, help=f"{minutes} {default}")
     command.add_argument("--threads", type=int, default=1, help=f"processor threads {default}")
@@ -309,7 +313,7 @@ def _finetune(options: argparse.Namespace) -> None:
         init=options.init,
         backbone=parse_entry(BackboneSpec, options.backbone, "--backbone"),
         seed=options.seed,
-        graph=_graphs(options)[0],
+        graphs=_graphs(options),
         execution=_execution(options),
     )
 
@@ -325,13 +329,12 @@ def _graphs(options: argparse.Namespace) -> list[Graph | None]:
 def _execution(options: argparse.Namespace) -> Execution:
     from atomcsi.training.processes import Execution
 
-    return Execution(
-        device=options.device,
-        devices=options.devices,
-        nodes=options.nodes,
-        workers=options.workers,
-        checkpoint_minutes=options.checkpoint_minutes,
-    )
+    names = ("device", "devices", "nodes", "parts", "checkpoint_minutes")
+    execution = Execution(**{name: getattr(options, name) for name in names})
+    workers = options.workers
+    if workers is None:
+        workers = max(options.threads // options.devices - 1, 0) if execution.on_gpu else 0
+    return replace(execution, workers=workers)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Pretraining on noise: which noise, that it is learned, and what its models are good for."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
@@ -18,16 +20,8 @@ from atomcsi.training.model_files import load_backbone, load_model
 from atomcsi.training.processes import Execution
 from atomcsi.training.train import pretrain
 
-TINY = BackboneSpec(
-    implementation="gemnet-oc",
-    settings={
-        "num_blocks": 1, "emb_size_atom": 16, "emb_size_edge": 16, "emb_size_trip_in": 8, "emb_size_trip_out": 8,
-        "emb_size_rbf": 8, "emb_size_cbf": 8, "emb_size_sbf": 8, "num_radial": 16, "num_spherical": 3,
-        "num_before_skip": 1, "num_after_skip": 1, "num_atom": 1, "num_output_afteratom": 1, "cutoff": 4.0,
-        "max_neighbors": 8, "quad_interaction": False, "atom_edge_interaction": False,
-        "edge_atom_interaction": False, "atom_interaction": False,
-    },
-)  # fmt: skip
+ROOT = Path(__file__).parents[2]
+TINY = BackboneSpec(**yaml.safe_load((ROOT / "tests/data/config/backbones/gemnet-oc-test.yaml").read_text()))
 
 
 def draw(store, n=None):

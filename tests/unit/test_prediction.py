@@ -1,9 +1,12 @@
 """Trained models used: from files to files, and as calculators of ASE."""
 
+from pathlib import Path
+
 import ase.io
 import numpy as np
 import pytest
 import torch
+import yaml
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import PropertyNotImplementedError
@@ -24,16 +27,8 @@ from atomcsi.training.processes import Execution
 from atomcsi.training.train import finetune, pretrain
 
 CPU = Execution(device="cpu")
-TINY = BackboneSpec(
-    implementation="gemnet-oc",
-    settings={
-        "num_blocks": 1, "emb_size_atom": 16, "emb_size_edge": 16, "emb_size_trip_in": 8, "emb_size_trip_out": 8,
-        "emb_size_rbf": 8, "emb_size_cbf": 8, "emb_size_sbf": 8, "num_radial": 8, "num_spherical": 3,
-        "num_before_skip": 1, "num_after_skip": 1, "num_atom": 1, "num_output_afteratom": 1, "cutoff": 4.0,
-        "max_neighbors": 8, "quad_interaction": False, "atom_edge_interaction": False,
-        "edge_atom_interaction": False, "atom_interaction": False,
-    },
-)  # fmt: skip
+ROOT = Path(__file__).parents[2]
+TINY = BackboneSpec(**yaml.safe_load((ROOT / "tests/data/config/backbones/gemnet-oc-test.yaml").read_text()))
 SETTINGS = {"structures": 16, "epochs": 2, "batch_size": 4, "learning_rate": 1e-3}
 
 

@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from atomcsi.config import BackboneSpec, TrainSettings
@@ -20,16 +22,8 @@ from atomcsi.training.module import PotentialModule
 from atomcsi.training.processes import Execution
 from atomcsi.training.train import pretrain
 
-TINY = BackboneSpec(
-    implementation="gemnet-oc",
-    settings={
-        "num_blocks": 1, "emb_size_atom": 8, "emb_size_edge": 8, "emb_size_trip_in": 4, "emb_size_trip_out": 4,
-        "emb_size_rbf": 4, "emb_size_cbf": 4, "emb_size_sbf": 4, "num_radial": 4, "num_spherical": 2,
-        "num_before_skip": 1, "num_after_skip": 1, "num_atom": 1, "num_output_afteratom": 1, "cutoff": 3.0,
-        "max_neighbors": 6, "quad_interaction": False, "atom_edge_interaction": False,
-        "edge_atom_interaction": False, "atom_interaction": False,
-    },
-)  # fmt: skip
+ROOT = Path(__file__).parents[2]
+TINY = BackboneSpec(**yaml.safe_load((ROOT / "tests/data/config/backbones/gemnet-oc-test.yaml").read_text()))
 #: Batches of 8, 8 and 1: in the last step one of two processes has nothing of its own.
 SETTINGS = TrainSettings(structures=17, epochs=2, batch_size=8, learning_rate=1e-3, clip_norm=1.0, val_interval=0.5)
 
@@ -39,10 +33,10 @@ def splits(toy_lmdb):
     return {name: toy_lmdb(n, name, seed) for name, n, seed in (("train", 20, 0), ("val", 7, 1))}
 
 
-def run(splits, folder, world=1, **changes):
+def run(splits, folder, world=1, parts=1, **changes):
     pretrain(
         [splits["train"]], [splits["val"]], folder, backbone=TINY, settings=SETTINGS.model_copy(update=changes), seed=3,
-        execution=Execution(device="cpu", devices=world, checkpoint_minutes=0.0),
+        execution=Execution(device="cpu", devices=world, parts=parts, checkpoint_minutes=0.0),
     )  # fmt: skip
 
 
@@ -80,7 +74,7 @@ def in_processes(world, function, *arguments):
     return [found[rank] for rank in range(world)]
 
 
-def gradients(splits, folder, world):
+def gradients(splits, folder, world, parts=1):
     """Trains, and returns the gradients of every step, before they are clipped."""
     found = []
 
@@ -89,7 +83,7 @@ def gradients(splits, folder, world):
 
     PotentialModule.on_before_optimizer_step = keep
     try:
-        run(splits, folder, world)
+        run(splits, folder, world, parts)
     finally:
         del PotentialModule.on_before_optimizer_step
     return found
@@ -98,6 +92,15 @@ def gradients(splits, folder, world):
 def curve(folder):
     history = json.loads((folder / "model.json").read_text())["history"]
     return [[record[name] for name in ("step", "epoch", "train_loss", "val_loss")] for record in history]
+
+
+def check_gradients(found, expected):
+    """Equal in every step, to 1e-5 of the largest."""
+    assert len(found) == len(expected) == 6
+    for step, (mine, whole) in enumerate(zip(found, expected, strict=True)):
+        scale = max(np.abs(gradient).max() for gradient in whole.values())
+        for name in whole:
+            np.testing.assert_allclose(mine[name], whole[name], rtol=0, atol=1e-5 * scale, err_msg=f"{step}: {name}")
 
 
 def test_two_processes_have_the_gradients_of_one(splits, tmp_path):
@@ -114,6 +117,15 @@ def test_two_processes_have_the_gradients_of_one(splits, tmp_path):
             np.testing.assert_array_equal(two[0][step][name], two[1][step][name])
     np.testing.assert_allclose(curve(tmp_path / "two"), curve(tmp_path / "one"), rtol=1e-5)
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["model.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_parts_have_the_gradients_of_the_whole(splits, tmp_path, world):
+    """Steps of 8, 8 and 1 structures in three parts, some of them empty."""
+    one = gradients(splits, tmp_path / "one", 1)
+    parts = in_processes(world, gradients, splits, tmp_path / "parts", world, 3)[0]
+    check_gradients(parts, one)
+    np.testing.assert_allclose(curve(tmp_path / "parts"), curve(tmp_path / "one"), rtol=1e-5)
 
 
 def stopped(splits, folder, step, number):

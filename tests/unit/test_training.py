@@ -1,9 +1,11 @@
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from atomcsi.config import BackboneSpec, Task, TrainSettings
@@ -23,17 +25,9 @@ from atomcsi.training.processes import Execution
 from atomcsi.training.schedule import Schedule
 from atomcsi.training.train import finetune, pretrain
 
+ROOT = Path(__file__).parents[2]
 CPU = Execution(device="cpu")
-TINY = BackboneSpec(
-    implementation="gemnet-oc",
-    settings={
-        "num_blocks": 1, "emb_size_atom": 16, "emb_size_edge": 16, "emb_size_trip_in": 8, "emb_size_trip_out": 8,
-        "emb_size_rbf": 8, "emb_size_cbf": 8, "emb_size_sbf": 8, "num_radial": 8, "num_spherical": 3,
-        "num_before_skip": 1, "num_after_skip": 1, "num_atom": 1, "num_output_afteratom": 1, "cutoff": 4.0,
-        "max_neighbors": 8, "quad_interaction": False, "atom_edge_interaction": False,
-        "edge_atom_interaction": False, "atom_interaction": False,
-    },
-)  # fmt: skip
+TINY = BackboneSpec(**yaml.safe_load((ROOT / "tests/data/config/backbones/gemnet-oc-test.yaml").read_text()))
 
 
 def settings(**changes) -> TrainSettings:
@@ -107,7 +101,7 @@ def test_a_batch_is_that_of_its_structures(tmp_path, toy_structures, target):
     labelled = LabelledStructures(StructureLMDB(tmp_path / "x.lmdb"), target=target, limit=5, seed=1)
     batches = Batches(labelled.natoms, settings(batch_size=5))
     (loaded,) = loader(labelled, batches, collate=partial(collate, vacuum=5.0))
-    assert isinstance(loaded, LoadedBatch) and (loaded.counted, loaded.total) == (5, 5)
+    assert isinstance(loaded, LoadedBatch) and loaded.share[1:] == (5, 5, True, 0)
     assert loaded.sources == [f"toy/{index}" for index in labelled.indices]
     expected = collate([labelled[position] for position in range(5)], vacuum=5.0)
     for name in AtomBatch.__slots__:

@@ -103,19 +103,21 @@ class Checkpoints(pl.Callback):
                 torch.save(module.potential.state_dict(), temporary)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: PotentialModule, batch: Any, batch_index: int) -> None:
-        """Saves if it is time to, before the step starts."""
-        self._save_if_due(trainer, module)
+        """Saves if it is time to, before a step starts."""
+        if batch_index % trainer.accumulate_grad_batches == 0:
+            self._save_if_due(trainer, module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: PotentialModule) -> None:
         """Saves when all steps are done."""
         self._validated = True
         self._save_if_due(trainer, module)
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, module: PotentialModule, checkpoint: dict[str, Any]) -> None:
-        """Takes the batch that is about to start out of Lightning's counters."""
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: PotentialModule, checkpoint: dict[str, Any]) -> None:
+        """Tells Lightning how many batches are done: neither the one before which was saved, nor in parts of then."""
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        done = checkpoint["training"]["step"] * trainer.accumulate_grad_batches
         for counters in (batches["total"], batches["current"]):
-            counters["ready"] = counters["completed"]
+            counters.update(dict.fromkeys(("ready", "started", "processed", "completed"), done))
         batches["is_last_batch"] = False
 
     def _save_if_due(self, trainer: pl.Trainer, module: PotentialModule) -> None:

@@ -20,6 +20,7 @@ from atomcsi.models.base import Collate
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.progress import Progress
 from atomcsi.training.checkpoints import BEST, AtomicCheckpoints, Checkpoints, newest_checkpoint, read_checkpoint
+from atomcsi.training.guards import explained
 from atomcsi.training.loading import Batches, LoadedBatch, loader
 from atomcsi.training.model_files import WEIGHTS, TrainedModel, load_backbone, read_card
 from atomcsi.training.module import PotentialModule
@@ -106,7 +107,8 @@ def fit(
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # lightning's advice on workers, loggers and checkpoint folders
-            trainer.fit(module, datamodule=loaders, ckpt_path=last, weights_only=True)
+            with explained(module, execution):
+                trainer.fit(module, datamodule=loaders, ckpt_path=last, weights_only=True)
     potential.load_state_dict(read_checkpoint(work / BEST))
     best = min(module.history, key=lambda record: record["val_loss"])
     progress.finish(f"best val loss {best['val_loss']:.4g} after epoch {best['epoch']:.3g}")
@@ -152,19 +154,11 @@ class Loaders(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self._structures, self._validation, self._settings = structures, validation, settings
-        self._collate, self._seed, self._workers, self._start = collate, seed, execution.workers, start
+        self._collate, self._seed, self._execution, self._start = collate, seed, execution, start
 
-    def batches(self, *, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
-        """Returns the steps of the training; see :class:`~atomcsi.training.loading.Batches`."""
-        return Batches(
-            self._structures.natoms,
-            self._settings,
-            epochs=self._settings.epochs,
-            seed=self._seed,
-            start=start,
-            rank=rank,
-            world=world,
-        )
+    def batches(self, **share: int) -> Batches:
+        """Returns the steps of the training, or a share; see :class:`~atomcsi.training.loading.Batches`."""
+        return Batches(self._structures.natoms, self._settings, epochs=self._settings.epochs, seed=self._seed, **share)
 
     def first(self, structures: int) -> list[Any]:
         """Returns the training's first batches, of about as many structures."""
@@ -173,15 +167,17 @@ class Loaders(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[LoadedBatch]:
         """This process's share of the steps."""
-        batches = self.batches(start=self._start, rank=self.trainer.global_rank, world=self.trainer.world_size)
-        return loader(self._structures, batches, collate=self._collate, workers=self._workers)
+        batches = self.batches(start=self._start, **self._share())
+        return loader(self._structures, batches, collate=self._collate, workers=self._execution.workers)
 
     def val_dataloader(self) -> DataLoader[LoadedBatch]:
         """This process's share of the validation structures."""
-        batches = Batches(
-            self._validation.natoms, self._settings, rank=self.trainer.global_rank, world=self.trainer.world_size
-        )
-        return loader(self._validation, batches, collate=self._collate, workers=self._workers)
+        batches = Batches(self._validation.natoms, self._settings, **self._share())
+        return loader(self._validation, batches, collate=self._collate, workers=self._execution.workers)
+
+    def _share(self) -> dict[str, int]:
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        return {"rank": rank, "world": world, "parts": self._execution.parts}
 
 
 def _pretrained(init: Path) -> dict[str, Any]:
@@ -201,7 +197,7 @@ def _trainer(work: Path, settings: TrainSettings, execution: Execution, *, steps
         precision=_PRECISIONS[settings.precision],
         max_epochs=1,
         # As often as the settings say, the last time after the last step or shortly before.
-        val_check_interval=max(1, steps // round(settings.epochs / settings.val_interval)),
+        val_check_interval=max(1, steps // round(settings.epochs / settings.val_interval)) * execution.parts,
         check_val_every_n_epoch=None,
         gradient_clip_val=settings.clip_norm or settings.clip_value,
         gradient_clip_algorithm="norm" if settings.clip_norm else "value",

@@ -14,7 +14,7 @@ from atomcsi.errors import AtomcsiError
 from atomcsi.models.batch import AtomBatch
 from atomcsi.models.potential import Potential, Prediction
 from atomcsi.progress import Progress
-from atomcsi.training.loading import LoadedBatch, checked
+from atomcsi.training.loading import LoadedBatch, Share, checked
 from atomcsi.training.normalisation import Normaliser
 from atomcsi.training.objective import force_loss, scalar_loss
 from atomcsi.training.parameters import parameter_groups
@@ -90,7 +90,7 @@ class PotentialModule(pl.LightningModule):
         return checked(batch)
 
     def training_step(self, batch: LoadedBatch, batch_index: int) -> Tensor:
-        """This process's share of the loss of a step.
+        """What a share of a step adds to its loss.
 
         Raises:
             AtomcsiError: The loss is not finite; the message names the structures.
@@ -102,12 +102,14 @@ class PotentialModule(pl.LightningModule):
                 f"{self.progress.step}: in step {self.step + 1} the loss of {_named(batch, ~torch.isfinite(losses))} is"
                 f" not finite (lower learning_rate={self.settings.learning_rate}, or check the labels)"
             )
-        counted = losses[: batch.counted].sum()
-        _add(self._trained, counted, batch)
-        self.step, self.seen = self.step + 1, self.seen + batch.total
-        self.progress.advance(batch.total, f"epoch {self.epoch:.3g} of {self.settings.epochs}")
-        # Lightning averages gradients over processes, where their sum is wanted.
-        return counted * (self.trainer.world_size / batch.total)
+        share = batch.share
+        counted = losses[: share.counted].sum()
+        _add(self._trained, counted, share)
+        if share.last:
+            self.step, self.seen = self.step + 1, self.seen + share.total
+            self.progress.advance(share.total, f"epoch {self.epoch:.3g} of {self.settings.epochs}")
+        # Lightning averages gradients over processes and parts of a step, where their sum is wanted.
+        return counted * (self.trainer.world_size * self.trainer.accumulate_grad_batches / share.total)
 
     @property
     def epoch(self) -> float:
@@ -118,7 +120,7 @@ class PotentialModule(pl.LightningModule):
     def validation_step(self, batch: LoadedBatch, batch_index: int) -> None:
         """Adds the losses of a batch of the validation structures."""
         self.batch = batch
-        _add(self._validated, self.losses(batch.atoms)[: batch.counted].sum(), batch)
+        _add(self._validated, self.losses(batch.atoms)[: batch.share.counted].sum(), batch.share)
 
     def record_validation(self) -> bool:
         """Adds the validation that has just run to the history; says whether it is the best so far."""
@@ -204,9 +206,9 @@ class PotentialModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _add(sums: Tensor, losses: Tensor, batch: LoadedBatch) -> None:
+def _add(sums: Tensor, losses: Tensor, share: Share) -> None:
     """Adds a sum of losses and the number of structures to ``sums``."""
-    sums += torch.tensor([losses.item(), batch.counted], dtype=sums.dtype)
+    sums += torch.tensor([losses.item(), share.counted], dtype=sums.dtype)
 
 
 def _named(batch: LoadedBatch, wanted: Tensor) -> str:

@@ -31,6 +31,7 @@ class Execution:
         device: ``auto``, ``cpu`` or ``cuda``.
         devices: GPUs, or processes on the CPU, that share each step on a node.
         nodes: Nodes.
+        parts: In how many parts a device computes its share of a step, one after the other, to need less memory.
         workers: Processes that read ahead, for each device.
         checkpoint_minutes: Minutes between checkpoints; 0 to write one each step.
     """
@@ -38,6 +39,7 @@ class Execution:
     device: str = "auto"
     devices: int = 1
     nodes: int = 1
+    parts: int = 1
     workers: int = 0
     checkpoint_minutes: float = 10.0
 
@@ -64,6 +66,7 @@ class Execution:
             "devices": self.devices,
             "num_nodes": self.nodes,
             "use_distributed_sampler": False,
+            "accumulate_grad_batches": self.parts,
         }
         if self.world > 1:
             # Heads that a dataset of a mix lacks, and outputs that no head reads, have no gradient in a step.
