@@ -25,6 +25,19 @@ SETTINGS = {
         "num_radial": 4,
         "cutoff": 5.0,
     },
+    "equiformer-v2": {
+        "num_layers": 1,
+        "sphere_channels": 16,
+        "attn_hidden_channels": 8,
+        "num_heads": 2,
+        "attn_alpha_channels": 8,
+        "attn_value_channels": 8,
+        "ffn_hidden_channels": 16,
+        "lmax": 2,
+        "grid_resolution": 8,
+        "edge_channels": 16,
+        "cutoff": 5.0,
+    },
     "gemnet-oc": {
         "num_blocks": 1,
         "emb_size_atom": 16,
@@ -92,6 +105,13 @@ def test_same_seed_same_features(spec, backbone, batch):
     for other in (again, backbone, copy.deepcopy(backbone)):
         assert torch.equal(other(batch).node, backbone(batch).node)
         assert torch.equal(other(batch).edge, backbone(batch).edge)
+
+
+def test_a_copy_is_one(backbone, batch):
+    """Nothing of it leads back to the original, whose last batch was another; averages of weights are such copies."""
+    expected = backbone(batch).node
+    backbone(backbone.collate()([structure(molecule("H2O"))]))
+    assert torch.equal(copy.deepcopy(backbone)(batch).node, expected)
 
 
 def test_all_elements(backbone):

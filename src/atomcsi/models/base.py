@@ -42,15 +42,18 @@ class Backbone(nn.Module, ABC):
         node_dim: Features per atom.
         edge_dim: Features per edge.
         cutoff: Largest distance in Angstrom over which atoms see each other; batches need more vacuum than that.
+        differentiable: Whether gradients of its features with regard to positions are complete, so that forces can
+            be gradients of the energy.
     """
 
     node_dim: int
     edge_dim: int
     cutoff: float
+    differentiable: bool = True
 
     @abstractmethod
     def forward(self, batch: AtomBatch) -> Features:
-        """Computes the features of a batch.
+        """Computes the features of a batch that :meth:`collate` made.
 
         Raises:
             AtomcsiError: The model has no answer for the batch; the message says why.

@@ -44,7 +44,7 @@ class SchNet(Backbone):
         # Its own embedding ends at element 99.
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, hidden_channels)
         self.radial, self.interactions = model.distance_expansion, model.interactions
-        self.edges = EdgeReadout(2 * hidden_channels, edge_channels, num_gaussians, cutoff)
+        self.edges = EdgeReadout(hidden_channels, edge_channels, num_gaussians, cutoff)
 
     def forward(self, batch: EdgeBatch) -> Features:
         """Computes the features of a batch of :meth:`collate`."""
@@ -56,7 +56,7 @@ class SchNet(Backbone):
             x = x + interaction(x, batch.edge_index, distance, radial)
         return Features(
             node=x,
-            edge=self.edges([x[batch.source], x[batch.target]], distance),
+            edge=self.edges(batch, distance, x),
             edge_target=batch.target,
             edge_direction=vectors / distance[:, None],
         )
