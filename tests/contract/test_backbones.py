@@ -64,7 +64,7 @@ SETTINGS = {
 CUTOFF = 5.0
 CONFIG = Path(__file__).parents[2] / "config" / "backbones"
 #: Steps in which the demo's sizes of them learn 32 structures by heart.
-STEPS = {"dimenet-plus-plus": 120, "equiformer-v2": 100, "gemnet-oc": 100, "painn": 180, "schnet": 220}
+STEPS = {"dimenet-plus-plus": 110, "equiformer-v2": 120, "gemnet-oc": 110, "painn": 140, "schnet": 170}
 
 
 def structure(atoms):
@@ -171,7 +171,7 @@ def labelled():
 def test_overfits(name, forces, labelled):
     """The demo's size of each learns 32 structures by heart: root mean square errors, relative to the labels' spread.
 
-    They start at 1; 0.02 to 0.05 was seen.
+    They start at 1; 0.01 to 0.06 was seen.
     """
     torch.manual_seed(0)
     backbone = build_backbone(yaml.safe_load((CONFIG / f"{name}-tiny.yaml").read_text()))
@@ -180,8 +180,8 @@ def test_overfits(name, forces, labelled):
     batch, steps = backbone.collate()(labelled), STEPS[name]
     backbone.fit_scales([batch])
     model = Potential(backbone, heads=("energy", "forces") if forces == "direct" else ("energy",))
-    optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 5e-3, steps)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, steps)
     energy, scale = (batch.energy - batch.energy.mean()).float(), batch.energy.std().float()
     batch.positions.requires_grad_(forces == "gradient")
     for _ in range(steps):
@@ -200,4 +200,4 @@ def test_overfits(name, forces, labelled):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimiser.step()
         schedule.step()
-    assert (errors.sqrt() < 0.07).all(), errors.sqrt()
+    assert (errors.sqrt() < 0.08).all(), errors.sqrt()
