@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.build import bulk, make_supercell, molecule
 from scipy.spatial.transform import Rotation
 
+from atomcsi.errors import AtomcsiError
 from atomcsi.models.dimenet_plus_plus import triplets
 from atomcsi.models.equiformer_v2 import EquiformerV2Blocks
 from atomcsi.models.fairchem import FairchemBatch
@@ -111,7 +112,7 @@ def batch_of(potential, members):
 def predict(potential, members):
     """Energies, and forces of each kind, shape (kinds, atoms, 3): direct, and the energy's where gradients flow."""
     batch = batch_of(potential, members)
-    batch.positions.requires_grad_()
+    batch.positions.requires_grad_(potential.backbone.differentiable)
     found = potential(batch)
     forces = [found.forces.detach()]
     if potential.backbone.differentiable:
@@ -231,6 +232,21 @@ def test_isolated_atoms_have_energies(potential):
     energy, forces = predict(potential, [alone, pair])
     assert_close(potential, predict(potential, [alone])[:1], (energy[:1],))
     assert not forces[:, 0].any()
+
+
+@pytest.mark.parametrize("potential", ["equiformer-v2"], indirect=True)
+def test_equiformer_v2_refuses_gradients(potential, members):
+    batch = batch_of(potential, members)
+    batch.positions.requires_grad_()
+    with pytest.raises(AtomcsiError, match="predict them directly"):
+        potential(batch)
+
+
+def test_depths_have_no_gaps(potential):
+    """Each parameter belongs to what embeds or to one of the two blocks, and none of these is without."""
+    names = [name for name, _ in potential.backbone.named_parameters()]
+    blocks = 2
+    assert {potential.backbone.depth(name) for name in names} == set(range(blocks + 1))
 
 
 def test_every_parameter_learns(potential, members):

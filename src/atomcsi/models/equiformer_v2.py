@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ class EquiformerV2(Backbone):
 
     The defaults are fairchem's 31M model. Features do not change when structures turn, up to rounding and the grid
     on which activations are taken; mirror images differ, because its convolutions about an edge tell left from
-    right.
+    right. Forces must be direct: the frames of the edges have no gradients.
 
     Args:
         num_layers: Transformer blocks.
@@ -138,8 +139,14 @@ class EquiformerV2(Backbone):
         """Computes the features of a batch of :meth:`collate`.
 
         Raises:
-            AtomcsiError: No two atoms of the batch are within the cutoff, or it holds an element that is not known.
+            AtomcsiError: No two atoms of the batch are within the cutoff, it holds an element that is not known, or
+                its positions ask for gradients.
         """
+        if batch.positions.requires_grad:
+            raise AtomcsiError(
+                "EquiformerV2 turns its features into frames of the edges that have no gradients, so that forces "
+                "cannot be gradients of its energies; let it predict them directly"
+            )
         largest = int(batch.numbers.max())
         if largest >= self.blocks.max_num_elements:
             raise AtomcsiError(
@@ -164,6 +171,13 @@ class EquiformerV2(Backbone):
     def collate(self, graphs: Sequence[Graph | None] = (None,)) -> EdgeCollate:
         """See the base; the batches have edges."""
         return EdgeCollate(cutoff=self.cutoff, max_neighbors=self.max_neighbors, graphs=graphs)
+
+    def depth(self, parameter: str) -> int:
+        """Which block a parameter belongs to, 0 for what embeds; edges and the last norm are behind the last one."""
+        match = re.match(r"blocks\.blocks\.(\d+)\.", parameter)
+        if match is None:
+            return self.blocks.num_layers if parameter.startswith(("edges.", "blocks.norm.")) else 0
+        return int(match[1]) + 1
 
 
 class _OnGivenEdges(EquiformerV2Blocks):

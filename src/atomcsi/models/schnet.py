@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from torch import nn
@@ -64,3 +65,10 @@ class SchNet(Backbone):
     def collate(self, graphs: Sequence[Graph | None] = (None,)) -> EdgeCollate:
         """See the base; the batches have edges."""
         return EdgeCollate(cutoff=self.cutoff, graphs=graphs)
+
+    def depth(self, parameter: str) -> int:
+        """Which block a parameter belongs to, 0 for what embeds; edges are read behind the last one."""
+        match = re.match(r"interactions\.(\d+)\.", parameter)
+        if match is None:
+            return len(self.interactions) if parameter.startswith("edges.") else 0
+        return int(match[1]) + 1
