@@ -42,14 +42,11 @@ class Backbone(nn.Module, ABC):
         node_dim: Features per atom.
         edge_dim: Features per edge.
         cutoff: Largest distance in Angstrom over which atoms see each other; batches need more vacuum than that.
-        differentiable: Whether gradients of its features with regard to positions are complete, so that forces can
-            be gradients of the energy.
     """
 
     node_dim: int
     edge_dim: int
     cutoff: float
-    differentiable: bool = True
 
     @abstractmethod
     def forward(self, batch: AtomBatch) -> Features:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from e3nn import o3
 from torch import Tensor
 
 from atomcsi.catalogue import Graph
@@ -64,7 +65,7 @@ class EquiformerV2(Backbone):
 
     The defaults are fairchem's 31M model. Features do not change when structures turn, up to rounding and the grid
     on which activations are taken; mirror images differ, because its convolutions about an edge tell left from
-    right. Forces must be direct: the frames of the edges have no gradients.
+    right. Gradients are complete, but features jump where an edge enters or leaves: nothing fades out at the cutoff.
 
     Args:
         num_layers: Transformer blocks.
@@ -84,8 +85,6 @@ class EquiformerV2(Backbone):
         max_neighbors: Edges that end at an atom, at most.
         max_num_elements: Atomic numbers below this are known; 90 in published checkpoints.
     """
-
-    differentiable = False
 
     def __init__(
         self,
@@ -139,14 +138,8 @@ class EquiformerV2(Backbone):
         """Computes the features of a batch of :meth:`collate`.
 
         Raises:
-            AtomcsiError: No two atoms of the batch are within the cutoff, it holds an element that is not known, or
-                its positions ask for gradients.
+            AtomcsiError: No two atoms of the batch are within the cutoff, or it holds an element that is not known.
         """
-        if batch.positions.requires_grad:
-            raise AtomcsiError(
-                "EquiformerV2 turns its features into frames of the edges that have no gradients, so that forces "
-                "cannot be gradients of its energies; let it predict them directly"
-            )
         largest = int(batch.numbers.max())
         if largest >= self.blocks.max_num_elements:
             raise AtomcsiError(
@@ -181,10 +174,77 @@ class EquiformerV2(Backbone):
 
 
 class _OnGivenEdges(EquiformerV2Blocks):
-    """The blocks on edges that come with the batch."""
+    """The blocks on edges that come with the batch, and with gradients of the frames of these."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for i, lmax in enumerate(self.lmax_list):
+            self.SO3_rotation[i] = SmoothRotation(lmax)
+
+    def forward(self, data: FairchemBatch) -> dict[str, Any]:
+        found = super().forward(data)
+        for rotation in self.SO3_rotation:
+            # Parts of the batch's graph, which must not outlive it nor be copied with the model.
+            del rotation.wigner, rotation.wigner_inv
+        return found
 
     def generate_graph(self, data: FairchemBatch, **_: Any) -> GraphData:
         return data.graph
+
+    def _init_edge_rot_mat(self, data: FairchemBatch, edge_index: Tensor, edge_distance_vec: Tensor) -> Tensor:
+        return edge_frames(edge_distance_vec)
+
+
+class SmoothRotation(SO3_Rotation):
+    """Rotations of coefficients as polynomials of rotation matrices, through which gradients flow.
+
+    fairchem's go through Euler angles and are cut off from gradients, which those do not have everywhere.
+
+    Args:
+        lmax: Largest degree.
+    """
+
+    def __init__(self, lmax: int) -> None:
+        super().__init__(lmax)
+        for degree in range(2, lmax + 1):
+            coupling = o3.wigner_3j(degree - 1, 1, degree) * (2 * degree + 1) ** 0.5
+            self.register_buffer(f"coupling_{degree}", coupling, persistent=False)
+
+    @_in_float32
+    def set_wigner(self, rotations: Tensor) -> None:
+        """Sets the matrices that rotate coefficients.
+
+        Args:
+            rotations: Rotation matrices, shape (edges, 3, 3).
+        """
+        blocks = [rotations.new_ones(len(rotations), 1, 1), rotations]
+        for degree in range(2, self.lmax + 1):
+            # Degree l is what degrees l - 1 and 1 couple to; both are turned.
+            coupling = getattr(self, f"coupling_{degree}")
+            turned = torch.einsum("nac,cdk->nadk", blocks[-1], coupling)
+            turned = torch.einsum("nbd,nadk->nabk", rotations, turned)
+            blocks.append(torch.einsum("abm,nabk->nmk", coupling, turned))
+        self.wigner = rotations.new_zeros(len(rotations), (self.lmax + 1) ** 2, (self.lmax + 1) ** 2)
+        for degree, block in enumerate(blocks[: self.lmax + 1]):
+            own = slice(degree**2, (degree + 1) ** 2)
+            self.wigner[:, own, own] = block
+        self.wigner_inv = self.wigner.transpose(1, 2).contiguous()
+
+
+def edge_frames(vectors: Tensor) -> Tensor:
+    """Returns rotation matrices that take vectors to the y axis, shape (edges, 3, 3).
+
+    Which of these rotations does not matter: the network does not know directions about an edge.
+
+    Args:
+        vectors: Vectors along edges, not zero, shape (edges, 3).
+    """
+    y = vectors / vectors.norm(dim=-1, keepdim=True)
+    # The axis that is most at right angles to the edge.
+    helper = torch.eye(3, dtype=y.dtype, device=y.device)[y.abs().argmin(dim=-1)]
+    z = torch.linalg.cross(y, helper)
+    z = z / z.norm(dim=-1, keepdim=True)
+    return torch.stack([torch.linalg.cross(y, z), y, z], dim=1)
 
 
 def _graph(batch: EdgeBatch, vectors: Tensor, distance: Tensor) -> GraphData:
