@@ -121,6 +121,15 @@ def test_a_changed_seed_reruns_trainings_only(finished):
     assert (planned["pretrain"], planned["finetune"]) == (2, 6)
 
 
+def test_another_backbone_reruns_trainings_only(finished):
+    """One line of the config."""
+    planned = finished.planned("all", "--config", "backbone=schnet-test")
+    assert {rule for rule in planned if planned[rule]} == {
+        "pretrain", "finetune", "pretraining_table", "finetuning_table", "figure", "html_report", "all",
+    }  # fmt: skip
+    assert (planned["pretrain"], planned["finetune"]) == (1, 4)
+
+
 def test_a_changed_entry_reruns_what_depends_on_it(finished):
     """Another split of one downstream dataset: its conversion, embedding, distances, mix and finetunings."""
     config = finished.folder / "config" / "datasets.yaml"

@@ -51,7 +51,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: AtomBatch) -> Features:
-        """Computes the features of a batch.
+        """Computes the features of a batch that :meth:`collate` made.
 
         Raises:
             AtomcsiError: The model has no answer for the batch; the message says why.
