@@ -61,6 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare_options(command)
     command.set_defaults(run=_compare)
 
+    command = commands.add_parser("predict", help="predict energies and forces, or a property, with a trained model")
+    command.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
+    command.add_argument("structures", type=Path, metavar="STRUCTURES", help="file or folder, as for compare")
+    command.add_argument("--out", type=Path, required=True, metavar="OUT.extxyz", help="file to write")
+    command.add_argument("--dataset", metavar="ID", help="whose heads are asked, for a model of a mix")
+    command.add_argument("--batch-size", type=int, default=32, help="structures at once (default: %(default)s)")
+    command.add_argument("--device", default="auto", help="cpu, cuda, or auto (default: %(default)s)")
+    command.set_defaults(run=_predict)
+
     command = commands.add_parser("effective-rank", help="in how many directions the features of embedding files vary")
     command.add_argument("files", type=Path, nargs="+", metavar="FILE", help="HDF5 file of embeddings")
     command.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
@@ -73,13 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("lmdb", help="look into, check and export files of structures")
     _add_lmdb_commands(command.add_subparsers(title="commands", required=True, metavar="COMMAND"))
 
-    command = commands.add_parser("pretrain", help="pretrain a backbone on one dataset")
-    _add_training_options(command)
+    command = commands.add_parser("pretrain", help="pretrain a backbone on one dataset, or on a mix of several")
+    _add_training_options(command, datasets="+")
+    command.add_argument("--mix", type=_json, help="the mix's name and entry as JSON, for several datasets")
+    command.add_argument("--mixtures", type=Path, help="what was found of mixes, for a mix by CSI")
     command.add_argument("--settings", type=_json, required=True, help="training settings as JSON")
     command.set_defaults(run=_pretrain)
 
     command = commands.add_parser("finetune", help="finetune a backbone on a task and test it")
-    _add_training_options(command)
+    _add_training_options(command, datasets=1)
     command.add_argument("--test", type=Path, required=True, help="LMDB file to test on")
     command.add_argument("--name", required=True, help="the task's id")
     command.add_argument("--task", type=_json, required=True, help="the task's catalogue entry as JSON")
@@ -127,14 +138,15 @@ def _add_lmdb_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
     command.set_defaults(run=_lmdb_export)
 
 
-def _add_training_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--train", type=Path, required=True, help="LMDB file to train on")
-    command.add_argument("--val", type=Path, required=True, help="LMDB file that picks the best epoch")
+def _add_training_options(command: argparse.ArgumentParser, datasets: int | str) -> None:
+    files = {"type": Path, "required": True, "nargs": datasets, "metavar": "LMDB"}
+    command.add_argument("--train", **files, help="file to train on, one a dataset")
+    command.add_argument("--val", **files, help="file that picks the best weights, one a dataset")
     command.add_argument("--out", type=Path, required=True, help="folder for the model")
     command.add_argument("--backbone", type=_json, required=True, help="the backbone's catalogue entry as JSON")
     command.add_argument("--seed", type=int, required=True)
-    graphs = "graph of each dataset, as a JSON list; null for the backbone's own"
-    command.add_argument("--graphs", type=_json, default=[None], help=graphs)
+    graphs = "the datasets' graphs as a JSON list, null for the backbone's own (default: the backbone's own)"
+    command.add_argument("--graphs", type=_json, help=graphs)
     default = "(default: %(default)s)"
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--devices", type=int, default=1, help=f"GPUs, or processes on the CPU, of a node {default}")
@@ -203,6 +215,20 @@ def _compare(options: argparse.Namespace) -> None:
         print("written: " + ", ".join(map(str, found.write(options.out))))  # noqa: T201
 
 
+def _predict(options: argparse.Namespace) -> None:
+    from atomcsi.prediction import predict
+
+    count = predict(
+        options.model,
+        options.structures,
+        options.out,
+        dataset=options.dataset,
+        batch_size=options.batch_size,
+        device=options.device,
+    )
+    print(f"{options.out}: {count} structures")  # noqa: T201
+
+
 def _effective_rank(options: argparse.Namespace) -> None:
     import pandas as pd
 
@@ -254,16 +280,19 @@ def _lmdb_export(options: argparse.Namespace) -> None:
 def _pretrain(options: argparse.Namespace) -> None:
     set_threads(options.threads)
     from atomcsi.config import BackboneSpec, TrainSettings, parse_entry
+    from atomcsi.mixes import NamedMix
     from atomcsi.structure_lmdb import StructureLMDB
     from atomcsi.training.train import pretrain
 
     pretrain(
-        StructureLMDB(options.train),
-        StructureLMDB(options.val),
+        [StructureLMDB(path) for path in options.train],
+        [StructureLMDB(path) for path in options.val],
         options.out,
         backbone=parse_entry(BackboneSpec, options.backbone, "--backbone"),
         settings=parse_entry(TrainSettings, options.settings, "--settings"),
         seed=options.seed,
+        mix=parse_entry(NamedMix, options.mix, "--mix") if options.mix else None,
+        mixtures=options.mixtures,
         graphs=_graphs(options),
         execution=_execution(options),
     )
@@ -275,15 +304,16 @@ def _finetune(options: argparse.Namespace) -> None:
     from atomcsi.structure_lmdb import StructureLMDB
     from atomcsi.training.train import finetune
 
+    splits = {"train": options.train[0], "val": options.val[0], "test": options.test}
     finetune(
-        {split: StructureLMDB(getattr(options, split)) for split in ("train", "val", "test")},
+        {split: StructureLMDB(path) for split, path in splits.items()},
         options.out,
         task=parse_entry(Task, options.task, "--task"),
         task_name=options.name,
         init=options.init,
         backbone=parse_entry(BackboneSpec, options.backbone, "--backbone"),
         seed=options.seed,
-        graphs=_graphs(options),
+        graph=_graphs(options)[0],
         execution=_execution(options),
     )
 
@@ -292,7 +322,8 @@ def _graphs(options: argparse.Namespace) -> list[Graph | None]:
     from atomcsi.catalogue import Graph
     from atomcsi.config import parse_entry
 
-    return [None if graph is None else parse_entry(Graph, graph, "--graphs") for graph in options.graphs]
+    entries = [None] * len(options.train) if options.graphs is None else options.graphs
+    return [None if entry is None else parse_entry(Graph, entry, "--graphs") for entry in entries]
 
 
 def _execution(options: argparse.Namespace) -> Execution:

@@ -35,7 +35,7 @@ def splits(toy_lmdb):
 
 def run(splits, folder, world=1, parts=1, **changes):
     pretrain(
-        splits["train"], splits["val"], folder, backbone=TINY, settings=SETTINGS.model_copy(update=changes), seed=3,
+        [splits["train"]], [splits["val"]], folder, backbone=TINY, settings=SETTINGS.model_copy(update=changes), seed=3,
         execution=Execution(device="cpu", devices=world, parts=parts, checkpoint_minutes=0.0),
     )  # fmt: skip
 

@@ -57,7 +57,7 @@ def noisy():
 
 def run(splits, folder, minutes=0.0, parts=1, workers=0, **changes):
     pretrain(
-        splits["train"], splits["val"], folder, backbone=TINY, settings=SETTINGS.model_copy(update=changes), seed=3,
+        [splits["train"]], [splits["val"]], folder, backbone=TINY, settings=SETTINGS.model_copy(update=changes), seed=3,
         execution=Execution(device="cpu", checkpoint_minutes=minutes, parts=parts, workers=workers),
     )  # fmt: skip
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -26,9 +27,16 @@ except AtomcsiError as error:
 shell.prefix(f'export PATH="$PATH:{Path(sys.executable).parent}"; ')
 
 RUN = PROJECT.run
+PRETRAININGS = PROJECT.pretrainings
 CSI_FIGURES = ["csi-matrix", "csi-sample-size"]
 if RUN.embedding.aggregation == "flat" and RUN.distance.startswith("frechet"):
     CSI_FIGURES.append("csi-elements")
+# Datasets that are folds, with what they are folds of.
+FOLDS = {
+    dataset: PROJECT.datasets.raw[dataset]
+    for dataset in PROJECT.downstream
+    if PROJECT.datasets[dataset].split.kind == "folds"
+}
 TRAINING_FIGURES = ["finetuning", "csi-against-mae", "learning-curves"]
 
 
@@ -46,7 +54,7 @@ wildcard_constraints:
     aggregation=RUN.embedding.aggregation,
     distance=one_of(PROJECT.distances),
     backbone=one_of(PROJECT.backbones),
-    init=one_of([*RUN.upstream, "scratch"]),
+    init=one_of([*PRETRAININGS, "scratch"]),
     task=one_of(PROJECT.tasks),
     seed=r"\d+",
     figure=one_of([*CSI_FIGURES, *TRAINING_FIGURES]),
@@ -124,19 +132,6 @@ def backbone_entry(wildcards):
     return PROJECT.backbones[wildcards.backbone].model_dump_json()
 
 
-def graphs_of(dataset):
-    graph = PROJECT.datasets[dataset].graph
-    return json.dumps([None if graph is None else graph.model_dump(mode="json")])
-
-
-def graphs_of_init(wildcards):
-    return graphs_of(wildcards.init)
-
-
-def graphs_of_task(wildcards):
-    return graphs_of(PROJECT.tasks[wildcards.task].dataset)
-
-
 def implementation_of_training(wildcards):
     backbone = PROJECT.backbones[wildcards.backbone].implementation
     return [implementation(BACKBONES, backbone), f"train@{STEPS['train']}"]
@@ -152,6 +147,46 @@ def task_splits(wildcards):
         split: f"results/lmdb/{dataset}/{split}.lmdb"
         for split in ("train", "val", "test")
     }
+
+
+def splits_of_pretraining(split):
+    return lambda wildcards: expand(
+        f"results/lmdb/{{dataset}}/{split}.lmdb",
+        dataset=PRETRAININGS[wildcards.init].datasets,
+    )
+
+
+def mixtures_of_pretraining(wildcards):
+    # Of all mixes, only those by CSI depend on what was measured.
+    downstream = PRETRAININGS[wildcards.init].downstream
+    return (
+        f"results/mixtures/{RUN.embedding.extractor}/{downstream}.json"
+        if downstream
+        else []
+    )
+
+
+def mix_option(wildcards, input):
+    spec = PRETRAININGS[wildcards.init].spec
+    if spec is None:
+        return ""
+    mix = {"name": wildcards.init, "mix": spec.model_dump(mode="json")}
+    found = f" --mixtures {input.mixtures}" if input.mixtures else ""
+    return f"--mix {shlex.quote(json.dumps(mix))}{found}"
+
+
+def graphs_of(datasets):
+    # Null where a dataset leaves its graph to the backbone.
+    graphs = [PROJECT.datasets[dataset].graph for dataset in datasets]
+    return json.dumps([graph and graph.model_dump(mode="json") for graph in graphs])
+
+
+def graphs_of_pretraining(wildcards):
+    return graphs_of(PRETRAININGS[wildcards.init].datasets)
+
+
+def graphs_of_task(wildcards):
+    return graphs_of([PROJECT.tasks[wildcards.task].dataset])
 
 
 def pretrained_model(wildcards):
@@ -252,8 +287,13 @@ def chosen_inits(task):
     )
 
 
+def starts_of(inits, task):
+    return [PROJECT.start(init, task) for init in inits]
+
+
 def cards_of_named_inits(wildcards):
-    return cards_of([init for init in NAMED if init != "scratch"])
+    starts = [start for task in RUN.tasks for start in starts_of(NAMED, task)]
+    return cards_of([start for start in dict.fromkeys(starts) if start != "scratch"])
 
 
 def cards_of_the_choice(wildcards):
@@ -261,8 +301,14 @@ def cards_of_the_choice(wildcards):
 
 
 def metrics_of_named_inits(wildcards):
-    return [path for task in RUN.tasks for path in metrics_of(NAMED, task)]
+    return [
+        path for task in RUN.tasks for path in metrics_of(starts_of(NAMED, task), task)
+    ]
 
 
 def metrics_of_the_choice(wildcards):
     return [path for task in RUN.tasks for path in metrics_of(chosen_inits(task), task)]
+
+
+def tables_of_folds(wildcards):
+    return ["results/folds.csv"] if FOLDS else []

@@ -1,7 +1,8 @@
 rule pretrain:
     input:
-        train="results/lmdb/{init}/train.lmdb",
-        val="results/lmdb/{init}/val.lmdb",
+        train=splits_of_pretraining("train"),
+        val=splits_of_pretraining("val"),
+        mixtures=mixtures_of_pretraining,
     output:
         model="results/pretrain/{backbone}/{init}/seed{seed}/model.safetensors",
         card="results/pretrain/{backbone}/{init}/seed{seed}/model.json",
@@ -20,14 +21,16 @@ rule pretrain:
     params:
         folder=subpath(output.card, parent=True),
         backbone=backbone_entry,
-        graphs=graphs_of_init,
         settings=RUN.pretrain.model_dump_json(),
+        mix=mix_option,
+        graphs=graphs_of_pretraining,
         impl=implementation_of_training,
     message:
         "Pretrain {wildcards.backbone} on {wildcards.init}, seed {wildcards.seed}"
     shell:
         "atomcsi pretrain --train {input.train} --val {input.val} --out {params.folder}"
-        " --backbone {params.backbone:q} --graphs {params.graphs:q} --settings {params.settings:q}"
+        " {params.mix} --graphs {params.graphs:q}"
+        " --backbone {params.backbone:q} --settings {params.settings:q}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 
 
@@ -56,15 +59,16 @@ rule finetune:
             f"--init {Path(input.init[0]).parent}" if input.get("init") else ""
         ),
         backbone=backbone_entry,
-        graphs=graphs_of_task,
         task=task_entry,
+        graphs=graphs_of_task,
         impl=implementation_of_training,
     message:
         "Finetune {wildcards.init} on {wildcards.task}, seed {wildcards.seed}"
     shell:
         "atomcsi finetune --train {input.train} --val {input.val} --test {input.test}"
         " --out {params.folder} {params.init} --name {wildcards.task}"
-        " --backbone {params.backbone:q} --graphs {params.graphs:q} --task {params.task:q}"
+        " --graphs {params.graphs:q}"
+        " --backbone {params.backbone:q} --task {params.task:q}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 
 
@@ -112,3 +116,27 @@ rule finetuning_table:
         "Collect the finetuning errors"
     script:
         "../scripts/finetuning_table.py"
+
+
+rule fold_table:
+    input:
+        finetuning="results/finetuning.csv",
+    output:
+        table=report(
+            "results/folds.csv",
+            caption="../report/fold_table.rst",
+            category="Training",
+        ),
+    log:
+        "results/logs/fold_table.log",
+    benchmark:
+        "results/benchmarks/fold_table.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        families=FOLDS,
+    message:
+        "Average the finetuning errors over folds"
+    script:
+        "../scripts/fold_table.py"

@@ -16,6 +16,7 @@ from atomcsi.models.potential import Potential, Prediction
 from atomcsi.progress import Progress
 from atomcsi.training.loading import LoadedBatch, Share, checked
 from atomcsi.training.normalisation import Normaliser
+from atomcsi.training.objective import force_loss, scalar_loss
 from atomcsi.training.parameters import parameter_groups
 from atomcsi.training.processes import gathered, summed
 from atomcsi.training.schedule import Schedule
@@ -72,19 +73,16 @@ class PotentialModule(pl.LightningModule):
         return self.potential(batch)
 
     def losses(self, batch: AtomBatch) -> Tensor:
-        """Loss of each structure, shape (structures,).
-
-        L1 of the energy plus the length of the force error, averaged over atoms.
-        """
-        prediction = self(batch)
+        """Loss of each structure, shape (structures,): of its energy, and of its forces averaged over atoms."""
+        prediction, settings = self(batch), self.settings
         losses = batch.positions.new_zeros(len(batch))
-        if prediction.energy is not None:
-            error = (prediction.energy - self.normaliser.energy_target(batch)).abs()
-            losses = losses + self.settings.energy_weight * error
+        if prediction.energy is not None and settings.energy_weight:
+            target = self.normaliser.energy_target(batch)
+            losses = losses + settings.energy_weight * scalar_loss(settings.scalar_loss, prediction.energy, target)
         if prediction.forces is not None:
-            error = torch.linalg.vector_norm(prediction.forces - self.normaliser.force_target(batch), dim=-1)
-            mean = error.new_zeros(len(batch)).index_add(0, batch.index, error) / batch.natoms
-            losses = losses + self.settings.force_weight * mean
+            target = self.normaliser.force_target(batch)
+            errors = force_loss(settings.force_loss, prediction.forces, target, batch)
+            losses = losses + settings.force_weight * errors
         return losses
 
     def on_before_batch_transfer(self, batch: LoadedBatch | AtomcsiError, dataloader_idx: int) -> LoadedBatch:

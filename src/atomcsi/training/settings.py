@@ -29,6 +29,10 @@ class TrainSettings(Entry):
     The model is validated each ``val_interval`` of an epoch. The learning rate warms up, follows a cosine to
     ``final_factor`` at the end of ``cosine_epochs`` (by default the last one), and is multiplied by
     ``plateau_factor`` from then on whenever ``plateau_patience`` validations have passed without a better one.
+
+    ``scalar_loss`` is that of energies or of the property in their place; ``force_loss`` is the length of an atom's
+    force error (``norm``), or its components' absolute or squared error. ``forces`` come from a head of their own
+    (``direct``) or are the energy's negative gradient.
     """
 
     structures: PositiveInt
@@ -39,6 +43,9 @@ class TrainSettings(Entry):
     learning_rate: Annotated[float, Field(gt=0)]
     energy_weight: Annotated[float, Field(ge=0)] = 1.0
     force_weight: Annotated[float, Field(ge=0)] = 10.0
+    scalar_loss: Literal["l1", "mse", "cross-entropy"] = "l1"
+    force_loss: Literal["norm", "l1", "mse"] = "norm"
+    forces: Literal["direct", "gradient"] = "direct"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     warmup_factor: Factor = 0.2
     final_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
