@@ -313,7 +313,7 @@ def _finetune(options: argparse.Namespace) -> None:
         init=options.init,
         backbone=parse_entry(BackboneSpec, options.backbone, "--backbone"),
         seed=options.seed,
-        graphs=_graphs(options),
+        graph=_graphs(options)[0],
         execution=_execution(options),
     )
 

@@ -147,7 +147,11 @@ def test_pretraining_learns_and_says_what_it_did(splits, tmp_path):
     assert card["history"][-1]["train_loss"] < 0.5 * card["history"][0]["train_loss"]
     assert (card["structures"], card["budget"], card["seed"], len(card["history"])) == (16, 800, 3, 50)
     assert card["best_epoch"] == 1 + int(np.argmin([val for _, val in losses(card)]))
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "history.csv",
+        "model.json",
+        "model.safetensors",
+    ]
 
 
 def test_same_seed_same_weights(splits, tmp_path):

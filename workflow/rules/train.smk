@@ -59,15 +59,16 @@ rule finetune:
             f"--init {Path(input.init[0]).parent}" if input.get("init") else ""
         ),
         backbone=backbone_entry,
-        graphs=graphs_of_task,
         task=task_entry,
+        graphs=graphs_of_task,
         impl=implementation_of_training,
     message:
         "Finetune {wildcards.init} on {wildcards.task}, seed {wildcards.seed}"
     shell:
         "atomcsi finetune --train {input.train} --val {input.val} --test {input.test}"
         " --out {params.folder} {params.init} --name {wildcards.task}"
-        " --backbone {params.backbone:q} --graphs {params.graphs:q} --task {params.task:q}"
+        " --graphs {params.graphs:q}"
+        " --backbone {params.backbone:q} --task {params.task:q}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from atomcsi.training.processes import Execution, shared_folder
 from atomcsi.training.schedule import Schedule
 from atomcsi.training.settings import TrainSettings
 from atomcsi.training.training_data import Drawn, TrainingData, heads_of
+from atomcsi.training.watching import PowerMeter, Records, costs
 
 _VERSIONS = ("torch", "pytorch-lightning", "fairchem-core", "numpy")
 #: Structures that the backbone's scale factors are fitted on.
@@ -101,7 +103,8 @@ def fit(
     ends = loaders.batches().ends
     schedule = Schedule(settings, int(ends[(settings.cosine_epochs or settings.epochs) - 1]))
     module = PotentialModule(potential, data.normaliser, settings, schedule, progress, len(data.train))
-    trainer = _trainer(work, settings, execution, steps=int(ends[-1]))
+    meter = PowerMeter()
+    trainer = _trainer(work, settings, execution, int(ends[-1]), [Records(folder), meter])
     if progressed and progressed["step"] == ends[-1]:
         module.history = progressed["history"]
     else:
@@ -112,6 +115,7 @@ def fit(
     potential.load_state_dict(read_checkpoint(work / BEST))
     best = min(module.history, key=lambda record: record["val_loss"])
     progress.finish(f"best val loss {best['val_loss']:.4g} after epoch {best['epoch']:.3g}")
+    seconds, device = sum(record["seconds"] for record in module.history), trainer.strategy.root_device
     card = {
         **plan,
         "structures": len(data.train),
@@ -121,10 +125,10 @@ def fit(
         "heads": heads,
         "normalisation": data.normaliser.records(),
         "best_epoch": best["epoch"],
-        "seconds": sum(record["seconds"] for record in module.history),
+        "seconds": seconds,
+        "costs": costs(seconds, device=device, world=execution.world, watts=meter.watts),
         "history": module.history,
     }
-    device = trainer.strategy.root_device
     return TrainedModel(potential.to(device).eval(), data.normaliser, device, collate, card)
 
 
@@ -187,7 +191,9 @@ def _pretrained(init: Path) -> dict[str, Any]:
     return {"dataset": card["dataset"], "seed": card["seed"], "budget": card["budget"], "sha256": weights}
 
 
-def _trainer(work: Path, settings: TrainSettings, execution: Execution, *, steps: int) -> pl.Trainer:
+def _trainer(
+    work: Path, settings: TrainSettings, execution: Execution, steps: int, watching: Sequence[pl.Callback]
+) -> pl.Trainer:
     """Lightning's trainer, for which all epochs are one: epochs of ours end where the batches say."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -204,6 +210,7 @@ def _trainer(work: Path, settings: TrainSettings, execution: Execution, *, steps
         callbacks=[
             Checkpoints(work, execution.checkpoint_minutes),
             EMAWeightAveraging(decay=settings.ema_decay),
+            *watching,
         ],
         num_sanity_val_steps=0,
         inference_mode=False,  # gradient forces need autograd in validation too

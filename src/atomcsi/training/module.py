@@ -107,7 +107,8 @@ class PotentialModule(pl.LightningModule):
         _add(self._trained, counted, share)
         if share.last:
             self.step, self.seen = self.step + 1, self.seen + share.total
-            self.progress.advance(share.total, f"epoch {self.epoch:.3g} of {self.settings.epochs}")
+            loss = self._trained[0] / self._trained[1]
+            self.progress.advance(share.total, f"epoch {self.epoch:.3g} of {self.settings.epochs}, loss {loss:.3g}")
         # Lightning averages gradients over processes and parts of a step, where their sum is wanted.
         return counted * (self.trainer.world_size * self.trainer.accumulate_grad_batches / share.total)
 

@@ -89,7 +89,7 @@ def finetune(
     init: Path | None,
     backbone: BackboneSpec,
     seed: int,
-    graphs: Sequence[Graph | None] = (None,),
+    graph: Graph | None = None,
     execution: Execution = ONE_DEVICE,
 ) -> None:
     """Trains a pretrained backbone with new heads on a task, tests its best epoch and writes model and metrics.
@@ -102,7 +102,7 @@ def finetune(
         init: Folder of the pretrained model; None to start from scratch.
         backbone: What is trained; must be what ``init`` was trained with.
         seed: Seed of the draw, the heads and the order.
-        graphs: Graph of each dataset's structures; the backbone's own where None.
+        graph: Graph of the dataset's structures; the backbone's own if None.
         execution: Where it runs.
 
     Raises:
@@ -112,7 +112,7 @@ def finetune(
     if task.target != "forces" and task.reference == "elements":
         check_elements(splits["train"], splits["test"])
     data = TrainingData.draw(
-        [splits["train"]], [splits["val"]], target=task, settings=task.finetune, seed=seed, graphs=graphs
+        [splits["train"]], [splits["val"]], target=task, settings=task.finetune, seed=seed, graphs=[graph]
     )
     model = fit(
         data, folder, backbone=backbone, settings=task.finetune, init=init, seed=seed, execution=execution,
