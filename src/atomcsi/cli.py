@@ -94,7 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--test", type=Path, required=True, help="LMDB file to test on")
     command.add_argument("--name", required=True, help="the task's id")
     command.add_argument("--task", type=_json, required=True, help="the task's catalogue entry as JSON")
-    command.add_argument("--init", type=Path, help="folder of a pretrained model; without it, from scratch")
+    start = "folder of a pretrained model, or a published checkpoint; without it, from scratch"
+    command.add_argument("--init", type=Path, help=start)
+    command.add_argument("--init-name", metavar="ID", help="what the start is called; needed for a checkpoint")
     command.set_defaults(run=_finetune)
     return parser
 
@@ -304,6 +306,8 @@ def _finetune(options: argparse.Namespace) -> None:
     from atomcsi.structure_lmdb import StructureLMDB
     from atomcsi.training.train import finetune
 
+    if options.init is not None and not options.init.is_dir() and options.init_name is None:
+        raise InputError(options.init, "is no folder of a model", mend="name a checkpoint's start with --init-name")
     splits = {"train": options.train[0], "val": options.val[0], "test": options.test}
     finetune(
         {split: StructureLMDB(path) for split, path in splits.items()},
@@ -311,6 +315,7 @@ def _finetune(options: argparse.Namespace) -> None:
         task=parse_entry(Task, options.task, "--task"),
         task_name=options.name,
         init=options.init,
+        init_name=options.init_name,
         backbone=parse_entry(BackboneSpec, options.backbone, "--backbone"),
         seed=options.seed,
         graph=_graphs(options)[0],

@@ -130,8 +130,9 @@ class RunConfig(Entry):
     """A run: which upstreams are compared for which tasks, and with what.
 
     ``inits`` names what every task is finetuned from: upstreams, ``mixes`` of them, ``csi`` (the upstream that CSI
-    selects for the task) and ``scratch``. ``mirror`` is a folder or web address that raw files are taken from where it
-    has them, see :func:`atomcsi.download.fetch_files`.
+    selects for the task), ``checkpoints`` that others published, in their layout, and ``scratch``. ``mirror`` is a
+    folder or web address that raw files are taken from where it has them, see
+    :func:`atomcsi.download.fetch_files`.
     """
 
     title: str
@@ -144,6 +145,7 @@ class RunConfig(Entry):
     backbone: Id
     pretrain: TrainSettings
     mixes: dict[Id, MixSpec] = Field(default_factory=dict)
+    checkpoints: dict[Id, Path] = Field(default_factory=dict)
     inits: Annotated[list[Id], Field(min_length=1)]
     mirror: str | None = None
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -302,11 +304,15 @@ def _check_dataset(datasets: Catalogue, name: str, root: Path) -> None:
             raise datasets.error(name, ("files", position, "path"), f"no such file: {file.path}")
 
 
-def _check_mixes(run: RunConfig, run_source: YamlSource) -> None:
-    """Checks that mixes are made of upstreams, and are called like nothing else."""
+def _check_inits(run: RunConfig, run_source: YamlSource) -> None:
+    """Checks that mixes are made of upstreams, and that inits have names of their own."""
+    taken = {*run.upstream, "csi", "scratch"}
+    for key, names in (("mixes", run.mixes), ("checkpoints", run.checkpoints)):
+        for name in names:
+            if name in taken:
+                raise run_source.error((key, name), "is the name of another init")
+        taken |= set(names)
     for name, mix in run.mixes.items():
-        if name in {*run.upstream, "csi", "scratch"}:
-            raise run_source.error(("mixes", name), "is the name of another init")
         for dataset in {*mix.datasets, *getattr(mix, "sizes", {})}:
             run_source.known("mixes", name, name=dataset, entries=run.upstream, kind="upstream")
 
@@ -328,8 +334,8 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
     if run.distance in run.also_measure:
         raise run_source.error(("also_measure",), f"names '{run.distance}', which is the distance already")
     run_source.known("backbone", name=run.backbone, entries=project.backbones, kind="backbone")
-    _check_mixes(run, run_source)
-    inits = {*run.upstream, *run.mixes, "csi", "scratch"}
+    _check_inits(run, run_source)
+    inits = {*run.upstream, *run.mixes, *run.checkpoints, "csi", "scratch"}
     for position, name in enumerate(run.inits):
         run_source.known("inits", position, name=name, entries=inits, kind="init")
     for key in ("upstream", "tasks", "also_measure", "inits", "seeds"):
@@ -375,3 +381,18 @@ def missing_checkpoint(project: Project, path: Path | str, root: Path | str = ".
         return None
     source = YamlSource(Path(path).parent / "extractors.yaml")
     return source.error((name, "options", "checkpoint"), f"no such file: {checkpoint} (put it there to embed)")
+
+
+def missing_init(project: Project, name: str, path: Path | str, root: Path | str = ".") -> ConfigError | None:
+    """Returns the error of a run whose init is a published checkpoint that is not there, None if all is well.
+
+    Args:
+        project: The checked run.
+        name: The init.
+        path: The run config's file.
+        root: Folder that the checkpoint's path is relative to.
+    """
+    checkpoint = project.run.checkpoints[name]
+    if (Path(root) / checkpoint).is_file():
+        return None
+    return YamlSource(Path(path)).error(("checkpoints", name), f"no such file: {checkpoint} (put it there to finetune)")

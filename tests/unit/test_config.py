@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from atomcsi.config import Project, TrainSettings, extractor_catalogue, load_project, missing_checkpoint
+from atomcsi.config import Project, TrainSettings, extractor_catalogue, load_project, missing_checkpoint, missing_init
 from atomcsi.errors import ConfigError
 
 
@@ -93,6 +93,19 @@ def test_a_missing_checkpoint_is_told_but_stops_nothing_before_embedding(catalog
     assert re.search(r"extractors.yaml:\d+: equiformer-v2.options.checkpoint: no such file: resources/check", problem)
     demo = repository / "config" / "demo.yaml"
     assert missing_checkpoint(load_project(path=demo, root=repository), demo, repository) is None
+
+
+def test_a_published_checkpoint_is_an_init(catalogue, repository):
+    path = catalogue("demo.yaml", "inits: [", "checkpoints: {jmp-s: jmp-s.pt}\ninits: [jmp-s, ")
+    project = load_project(path=path, root=repository)
+    assert project.start("jmp-s", "qm9-mini-u0") == "jmp-s" and "jmp-s" not in project.pretrainings
+    problem = str(missing_init(project, "jmp-s", path, repository))
+    assert re.search(r"demo.yaml:\d+: checkpoints.jmp-s: no such file: jmp-s.pt \(put it there to finetune", problem)
+    (path.parent / "jmp-s.pt").touch()
+    assert missing_init(project, "jmp-s", path, path.parent) is None
+    path = catalogue("demo.yaml", "{jmp-s: ", "{csi: ")
+    with pytest.raises(ConfigError, match=r"checkpoints.csi: is the name of another init"):
+        load_project(path=path, root=repository)
 
 
 def test_extractors_come_with_the_package(tmp_path):

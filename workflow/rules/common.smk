@@ -7,7 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from atomcsi.catalogue import Conversion
-from atomcsi.config import load_project, missing_checkpoint
+from atomcsi.config import load_project, missing_checkpoint, missing_init
 from atomcsi.errors import AtomcsiError
 from atomcsi.registry import (
     BACKBONES,
@@ -54,7 +54,7 @@ wildcard_constraints:
     aggregation=RUN.embedding.aggregation,
     distance=one_of(PROJECT.distances),
     backbone=one_of(PROJECT.backbones),
-    init=one_of([*PRETRAININGS, "scratch"]),
+    init=one_of([*PRETRAININGS, *RUN.checkpoints, "scratch"]),
     task=one_of(PROJECT.tasks),
     seed=r"\d+",
     figure=one_of([*CSI_FIGURES, *TRAINING_FIGURES]),
@@ -192,11 +192,25 @@ def graphs_of_task(wildcards):
 def pretrained_model(wildcards):
     if wildcards.init == "scratch":
         return []
+    if wildcards.init in RUN.checkpoints:
+        if problem := missing_init(
+            PROJECT, wildcards.init, workflow.configfiles[-1], workflow.basedir
+        ):
+            raise WorkflowError(str(problem))
+        return in_repository(RUN.checkpoints[wildcards.init])
     return multiext(
         f"results/pretrain/{wildcards.backbone}/{wildcards.init}/seed{wildcards.seed}/model",
         ".json",
         ".safetensors",
     )
+
+
+def init_option(wildcards, input):
+    if wildcards.init == "scratch":
+        return ""
+    if wildcards.init in RUN.checkpoints:
+        return f"--init {shlex.quote(input.init)} --init-name {wildcards.init}"
+    return f"--init {Path(input.init[0]).parent}"
 
 
 def embeddings_of_upstreams(wildcards):
@@ -293,7 +307,7 @@ def starts_of(inits, task):
 
 def cards_of_named_inits(wildcards):
     starts = [start for task in RUN.tasks for start in starts_of(NAMED, task)]
-    return cards_of([start for start in dict.fromkeys(starts) if start != "scratch"])
+    return cards_of([start for start in dict.fromkeys(starts) if start in PRETRAININGS])
 
 
 def cards_of_the_choice(wildcards):

@@ -55,9 +55,7 @@ rule finetune:
         runtime=lambda wildcards, attempt: 1440 * attempt,
     params:
         folder=subpath(output.card, parent=True),
-        init=lambda wildcards, input: (
-            f"--init {Path(input.init[0]).parent}" if input.get("init") else ""
-        ),
+        init=init_option,
         backbone=backbone_entry,
         task=task_entry,
         graphs=graphs_of_task,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from atomcsi.errors import ConfigError, InputError, did_you_mean
 from atomcsi.extractors.base import Extractor
 from atomcsi.extractors.checkpoints import load_weights, read_checkpoint
 from atomcsi.models.batch import collate
-from atomcsi.models.equiformer_v2 import EquiformerV2Blocks
+from atomcsi.models.equiformer_v2 import EquiformerV2Blocks, published_weights
 from atomcsi.models.fairchem import FairchemBatch  # before fairchem's own modules
 from atomcsi.structure import Structure
 
@@ -47,7 +46,6 @@ SETTINGS_31M: Mapping[str, Any] = {
 #: Needed whatever a checkpoint's config says: forces would keep the graph of the whole network in memory.
 _FIXED = {"use_pbc": True, "otf_graph": True, "regress_forces": False}
 _FEATURES, _PRECISIONS = ("full", "invariant"), ("float32", "bf16")
-_HEADS = ("energy_block", "force_block")
 
 
 class EquiformerV2Extractor(Extractor):
@@ -111,9 +109,7 @@ def _load(path: Path) -> EquiformerV2Blocks:
         model = EquiformerV2Blocks(**_settings(path, content.get("config")))
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(path, f"its config does not describe an EquiformerV2 ({error})") from None
-    state = {re.sub(r"^(module\.)+", "", str(name)): value for name, value in content["state_dict"].items()}
-    state = {name: value for name, value in state.items() if not name.startswith(_HEADS)}
-    load_weights(path, model, state, "EquiformerV2")
+    load_weights(path, model, published_weights(content), "EquiformerV2")
     return model.eval()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from e3nn import o3
 from torch import Tensor
 
 from atomcsi.catalogue import Graph
-from atomcsi.errors import AtomcsiError
+from atomcsi.errors import AtomcsiError, InputError
+from atomcsi.extractors.checkpoints import load_weights, read_checkpoint
 from atomcsi.models.base import Backbone, Features
 from atomcsi.models.edges import EdgeBatch, EdgeCollate, EdgeReadout
 from atomcsi.models.fairchem import FairchemBatch, require_edges  # before fairchem's own modules
@@ -21,6 +23,10 @@ from atomcsi.structure import MAX_ATOMIC_NUMBER
 from fairchem.core.models.base import GraphData
 from fairchem.core.models.equiformer_v2.equiformer_v2 import EquiformerV2Backbone
 from fairchem.core.models.equiformer_v2.so3 import SO3_Rotation
+
+_HEADS = ("energy_block", "force_block")
+#: The embedding of elements.
+_ELEMENTS = "sphere_embedding.weight"
 
 
 def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -171,6 +177,25 @@ class EquiformerV2(Backbone):
         if match is None:
             return self.blocks.num_layers if parameter.startswith(("edges.", "blocks.norm.")) else 0
         return int(match[1]) + 1
+
+    def load_published(self, path: Path) -> None:
+        """Loads the network of a checkpoint in fairchem's layout; what reads edges is ours, and stays as it is.
+
+        Raises:
+            InputError: The checkpoint is missing or damaged, or is of a model of other settings.
+        """
+        state = published_weights(read_checkpoint(path))
+        known, wanted = state.get(_ELEMENTS), self.blocks.max_num_elements
+        if isinstance(known, Tensor) and len(known) != wanted:
+            problem = f"knows elements below {len(known)}, where the backbone has max_num_elements={wanted}"
+            raise InputError(path, problem, mend=f"set max_num_elements: {len(known)} in the backbone's settings")
+        load_weights(path, self.blocks, state, "the backbone's EquiformerV2")
+
+
+def published_weights(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the weights of a checkpoint in fairchem's layout, without heads, under the names of its network."""
+    state = {re.sub(r"^(module\.)+", "", str(name)): value for name, value in content["state_dict"].items()}
+    return {name: value for name, value in state.items() if not name.startswith(_HEADS)}
 
 
 class _OnGivenEdges(EquiformerV2Blocks):

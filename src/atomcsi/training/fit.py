@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader
 
 from atomcsi.config import BackboneSpec
 from atomcsi.errors import AtomcsiError
-from atomcsi.files import digest, versions
+from atomcsi.files import versions
 from atomcsi.models.base import Collate
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.progress import Progress
 from atomcsi.training.checkpoints import BEST, AtomicCheckpoints, Checkpoints, newest_checkpoint, read_checkpoint
 from atomcsi.training.guards import explained
 from atomcsi.training.loading import Batches, LoadedBatch, loader
-from atomcsi.training.model_files import WEIGHTS, TrainedModel, load_backbone, read_card
+from atomcsi.training.model_files import TrainedModel, load_start, start_record
 from atomcsi.training.module import PotentialModule
 from atomcsi.training.processes import Execution, shared_folder
 from atomcsi.training.schedule import Schedule
@@ -56,7 +56,7 @@ def fit(
         folder: Folder of the outputs.
         backbone: What is trained.
         settings: How.
-        init: Folder of a pretrained model; None to start from scratch.
+        init: Folder of a pretrained model, or a published checkpoint; None to start from scratch.
         seed: Seed of the weights and the order.
         execution: Where it runs.
         title: What progress and messages call it.
@@ -74,7 +74,7 @@ def fit(
         "backbone": backbone.model_dump(mode="json"),
         "settings": settings.model_dump(mode="json"),
         "seed": seed,
-        "pretrained": None if init is None else _pretrained(init),
+        "pretrained": None if init is None else start_record(init),
         "versions": versions(*_VERSIONS),
     }
     work = shared_folder(folder / "checkpoints", plan)
@@ -88,7 +88,7 @@ def fit(
         datasets=len(data.datasets),
     )
     if init is not None:
-        load_backbone(potential.backbone, init)
+        load_start(potential.backbone, init)
     collate = potential.backbone.collate(data.graphs)
     last = newest_checkpoint(work)
     progressed = None if last is None else read_checkpoint(last)["training"]
@@ -182,13 +182,6 @@ class Loaders(pl.LightningDataModule):
     def _share(self) -> dict[str, int]:
         rank, world = self.trainer.global_rank, self.trainer.world_size
         return {"rank": rank, "world": world, "parts": self._execution.parts}
-
-
-def _pretrained(init: Path) -> dict[str, Any]:
-    """What a pretrained model is known by."""
-    card = read_card(init)
-    weights = digest(init / WEIGHTS, "sha256")
-    return {"dataset": card["dataset"], "seed": card["seed"], "budget": card["budget"], "sha256": weights}
 
 
 def _trainer(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from atomcsi.catalogue import Graph
 from atomcsi.errors import AtomcsiError, ConfigError, InputError, did_you_mean
-from atomcsi.files import atomic_path, read_json, write_json
+from atomcsi.files import atomic_path, digest, read_json, write_json
 from atomcsi.models.base import Backbone, Collate
 from atomcsi.models.batch import AtomBatch
 from atomcsi.models.potential import Potential, Prediction, build_backbone
@@ -174,6 +174,40 @@ def load_model(folder: Path, device: str = "auto") -> TrainedModel:
     where = torch.device(device)
     collate = potential.backbone.collate(graphs)
     return TrainedModel(potential.to(where).eval(), normaliser, where, collate, card)
+
+
+def load_start(backbone: Backbone, init: Path) -> None:
+    """Loads what a finetuning starts from into a backbone, without heads.
+
+    Args:
+        backbone: The backbone.
+        init: Folder of a model that was trained here, or a checkpoint in its authors' layout.
+
+    Raises:
+        InputError: The weights are missing or damaged, or belong to another backbone.
+    """
+    if init.is_dir():
+        load_backbone(backbone, init)
+    else:
+        backbone.load_published(init)
+
+
+def start_record(init: Path) -> dict[str, Any]:
+    """Returns what a finetuning's start is known by: for a model of ours also what it was trained on.
+
+    Args:
+        init: As for :func:`load_start`.
+
+    Raises:
+        InputError: It is missing.
+    """
+    if init.is_dir():
+        card = read_card(init)
+        known = {"dataset": card["dataset"], "seed": card["seed"], "budget": card["budget"]}
+        return known | {"sha256": digest(init / WEIGHTS, "sha256")}
+    if not init.is_file():
+        raise InputError(init, "is missing", mend="correct the path of the model or checkpoint to start from")
+    return {"checkpoint": init.name, "sha256": digest(init, "sha256")}
 
 
 def load_backbone(backbone: Backbone, folder: Path) -> None:

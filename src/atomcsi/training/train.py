@@ -87,6 +87,7 @@ def finetune(
     task: Task,
     task_name: str,
     init: Path | None,
+    init_name: str | None = None,
     backbone: BackboneSpec,
     seed: int,
     graph: Graph | None = None,
@@ -99,7 +100,8 @@ def finetune(
         folder: Where ``model.safetensors``, ``model.json`` and ``metrics.json`` go.
         task: Target, unit and schedule.
         task_name: The task's id.
-        init: Folder of the pretrained model; None to start from scratch.
+        init: Folder of the pretrained model, or a published checkpoint; None to start from scratch.
+        init_name: What the start is called; by default what the pretrained model was trained on.
         backbone: What is trained; must be what ``init`` was trained with.
         seed: Seed of the draw, the heads and the order.
         graph: Graph of the dataset's structures; the backbone's own if None.
@@ -108,7 +110,7 @@ def finetune(
     Raises:
         AtomcsiError: As for :func:`pretrain`, or the pretrained model does not fit.
     """
-    start = "scratch" if init is None else read_card(init)["dataset"]
+    start = "scratch" if init is None else init_name or read_card(init)["dataset"]
     if task.target != "forces" and task.reference == "elements":
         check_elements(splits["train"], splits["test"])
     data = TrainingData.draw(
