@@ -70,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--device", default="auto", help="cpu, cuda, or auto (default: %(default)s)")
     command.set_defaults(run=_predict)
 
+    command = commands.add_parser("card", help="write the README.md of a trained model anew, with what CSI says")
+    command.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
+    command.add_argument("--csi", type=Path, metavar="CSV", help="csi_matrix.csv of a run with the model's data")
+    command.set_defaults(run=_card)
+
     command = commands.add_parser("effective-rank", help="in how many directions the features of embedding files vary")
     command.add_argument("files", type=Path, nargs="+", metavar="FILE", help="HDF5 file of embeddings")
     command.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
@@ -229,6 +234,12 @@ def _predict(options: argparse.Namespace) -> None:
         device=options.device,
     )
     print(f"{options.out}: {count} structures")  # noqa: T201
+
+
+def _card(options: argparse.Namespace) -> None:
+    from atomcsi.report.model_card import write_model_card
+
+    print(f"written: {write_model_card(options.model, options.csi)}")  # noqa: T201
 
 
 def _effective_rank(options: argparse.Namespace) -> None:

@@ -117,6 +117,7 @@ def test_two_processes_have_the_gradients_of_one(splits, tmp_path):
             np.testing.assert_array_equal(two[0][step][name], two[1][step][name])
     np.testing.assert_allclose(curve(tmp_path / "two"), curve(tmp_path / "one"), rtol=1e-5)
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
+        "README.md",
         "history.csv",
         "model.json",
         "model.safetensors",

@@ -148,6 +148,7 @@ def test_pretraining_learns_and_says_what_it_did(splits, tmp_path):
     assert (card["structures"], card["budget"], card["seed"], len(card["history"])) == (16, 800, 3, 50)
     assert card["best_epoch"] == 1 + int(np.argmin([val for _, val in losses(card)]))
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "README.md",
         "history.csv",
         "model.json",
         "model.safetensors",

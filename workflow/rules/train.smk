@@ -6,6 +6,7 @@ rule pretrain:
     output:
         model="results/pretrain/{backbone}/{init}/seed{seed}/model.safetensors",
         card="results/pretrain/{backbone}/{init}/seed{seed}/model.json",
+        readme="results/pretrain/{backbone}/{init}/seed{seed}/README.md",
     log:
         "results/logs/pretrain/{backbone}/{init}/seed{seed}.log",
     benchmark:
@@ -42,6 +43,7 @@ rule finetune:
         model="results/finetune/{backbone}/{init}__{task}/seed{seed}/model.safetensors",
         card="results/finetune/{backbone}/{init}__{task}/seed{seed}/model.json",
         metrics="results/finetune/{backbone}/{init}__{task}/seed{seed}/metrics.json",
+        readme="results/finetune/{backbone}/{init}__{task}/seed{seed}/README.md",
     log:
         "results/logs/finetune/{backbone}/{init}__{task}/seed{seed}.log",
     benchmark:

@@ -23,8 +23,8 @@ from atomcsi.models.potential import Potential, Prediction, build_backbone
 from atomcsi.targets import LABELS, NOISE
 from atomcsi.training.normalisation import Normaliser
 
-SCHEMA = "atomcsi.model/2"
-WEIGHTS, CARD = "model.safetensors", "model.json"
+SCHEMA, METRICS_SCHEMA = "atomcsi.model/2", "atomcsi.finetuning/2"
+WEIGHTS, CARD, METRICS = "model.safetensors", "model.json", "metrics.json"
 _AGAIN = "delete it and run again"
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from atomcsi.files import read_json
+from atomcsi.training.model_files import METRICS_SCHEMA
 from atomcsi.training.model_files import SCHEMA as MODEL_SCHEMA
-from atomcsi.training.train import METRICS_SCHEMA
 
 
 def pretraining_table(cards: Sequence[Path]) -> pd.DataFrame:

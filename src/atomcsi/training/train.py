@@ -12,16 +12,15 @@ from atomcsi.files import remove, write_json
 from atomcsi.jobs import process_rank
 from atomcsi.mixes import NamedMix, structures_of
 from atomcsi.mixtures import read_mixes
+from atomcsi.report.model_card import write_model_card
 from atomcsi.structure_lmdb import StructureLMDB
 from atomcsi.targets import NOISE, Target
 from atomcsi.training.data import LabelledStructures
 from atomcsi.training.evaluation import evaluate
 from atomcsi.training.fit import fit
-from atomcsi.training.model_files import read_card, save_model
+from atomcsi.training.model_files import METRICS, METRICS_SCHEMA, read_card, save_model
 from atomcsi.training.processes import ONE_DEVICE, Execution
 from atomcsi.training.training_data import TrainingData, check_elements
-
-METRICS_SCHEMA = "atomcsi.finetuning/2"
 
 
 def pretrain(
@@ -44,7 +43,7 @@ def pretrain(
     Args:
         train: Train split of each upstream.
         val: Validation split of each, in the same order; they pick the best weights.
-        folder: Where ``model.safetensors`` and ``model.json`` go.
+        folder: Where ``model.safetensors``, ``model.json`` and ``README.md`` go.
         backbone: What is trained.
         settings: Budget and schedule.
         seed: Seed of the draws, the weights and the order.
@@ -77,6 +76,7 @@ def pretrain(
     if process_rank() > 0:
         return
     save_model(folder, model.potential, model.card)
+    write_model_card(folder)
     remove(folder / "checkpoints")
 
 
@@ -97,7 +97,7 @@ def finetune(
 
     Args:
         splits: The downstream dataset's train, val and test split.
-        folder: Where ``model.safetensors``, ``model.json`` and ``metrics.json`` go.
+        folder: Where ``model.safetensors``, ``model.json``, ``metrics.json`` and ``README.md`` go.
         task: Target, unit and schedule.
         task_name: The task's id.
         init: Folder of the pretrained model, or a published checkpoint; None to start from scratch.
@@ -136,7 +136,8 @@ def finetune(
         "seconds": model.card["seconds"],
         "budget": task.finetune.budget,
     }
-    write_json(folder / "metrics.json", METRICS_SCHEMA, metrics)
+    write_json(folder / METRICS, METRICS_SCHEMA, metrics)
+    write_model_card(folder)
     remove(folder / "checkpoints")
 
 
