@@ -264,6 +264,16 @@ def test_labels_and_structures_that_are_missing(splits, tmp_path):
         run_pretraining(splits, tmp_path / "a", structures=99)
 
 
+def test_forces_without_energies(toy_structures, tmp_path):
+    structures = toy_structures(16)
+    for structure in structures:
+        structure.energy = float("nan")
+    store = store_of(tmp_path, "bare", structures)
+    with pytest.raises(InputError, match=r"bare\.lmdb: has no energies to train on \(set energy_weight to 0"):
+        run_pretraining({"train": store, "val": store}, tmp_path / "a")
+    run_pretraining({"train": store, "val": store}, tmp_path / "a", energy_weight=0, epochs=1)
+
+
 def store_of(tmp_path, name, structures):
     write_structures(tmp_path / f"{name}.lmdb", structures, provenance={"dataset": name, "split": "train"})
     return StructureLMDB(tmp_path / f"{name}.lmdb")

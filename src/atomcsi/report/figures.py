@@ -107,7 +107,7 @@ def finetuning(tables: Tables) -> tuple[Figure, pd.DataFrame]:
         Line2D([], [], color=color, marker="o", linestyle="", markerfacecolor=color if filled else "none", label=label)
         for label, (color, filled) in {
             "CSI's choice": _role("", chosen=True),
-            "other upstream or mix": _role("", chosen=False),
+            "other upstream or mix" if mixes else "other upstream": _role("", chosen=False),
             "from scratch": _role(SCRATCH, chosen=False),
         }.items()
     ]
@@ -176,8 +176,9 @@ def learning_curves(tables: Tables) -> tuple[Figure, pd.DataFrame]:
     )
     figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
     axes = figure.subplots()
+    names = [*tables.upstreams, *sorted(set(table["init"]) - set(tables.upstreams))]
     for init, curves in table.groupby("init", sort=False):
-        color, marker = series(tables.upstreams, init)
+        color, marker = series(names, init)
         for _, curve in curves.groupby("seed"):
             axes.plot(curve["epoch"], curve["val_loss"], color=color, linewidth=0.8, alpha=0.4)
         mean = curves.groupby("epoch")["val_loss"].mean()

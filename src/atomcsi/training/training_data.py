@@ -75,8 +75,8 @@ class TrainingData:
         """
         counts = [settings.structures] if counts is None else list(counts)
         for part, other in zip(train, val, strict=True):
-            if "energy" in heads_of(settings) and target.reference == "elements":
-                check_elements(part, other)
+            if "energy" in heads_of(settings):
+                _check_energies(target, part, other)
         draws = [_draw(part, target, count, seed) for part, count in zip(train, counts, strict=True)]
         validation = [
             LabelledStructures(part, target=target.target, limit=settings.val_structures, seed=seed) for part in val
@@ -118,6 +118,16 @@ def check_elements(train: StructureLMDB, other: StructureLMDB) -> None:
         raise InputError(
             other.path, f"holds {symbols}, which {train.path} does not", mend="split the dataset otherwise"
         )
+
+
+def _check_energies(target: Target, train: StructureLMDB, val: StructureLMDB) -> None:
+    """Refuses splits whose energies cannot be trained on, where energies are trained on beside forces."""
+    for store in (train, val):
+        if not target.is_property and "energy_std" not in store.metadata:
+            mend = "set energy_weight to 0, or take a dataset with energies"
+            raise InputError(store.path, "has no energies to train on", mend=mend)
+    if target.reference == "elements":
+        check_elements(train, val)
 
 
 def _draw(store: StructureLMDB, target: Target, count: int, seed: int) -> LabelledStructures:
