@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from atomcsi.catalogue import ID_PATTERN, Catalogue, Dataset, Id, PositiveInt
 from atomcsi.errors import ConfigError, did_you_mean
-from atomcsi.mixes import MixSpec, Pretraining, name_of_mix
+from atomcsi.mixes import MixSpec, Pretraining, name_of_mix, pretrainings
 from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, keywords, load
 from atomcsi.sampling import Aggregation, Method, Resample
 from atomcsi.structure import ENERGY_UNITS
@@ -177,12 +177,12 @@ class Project:
     @property
     def pretrainings(self) -> dict[str, Pretraining]:
         """Every pretraining that an init of the run can stand for, by the name of its results."""
-        found = {name: Pretraining([name]) for name in self.run.upstream}
-        for name, mix in self.run.mixes.items():
-            for downstream in self.downstream if mix.kind == "nearest" else [None]:
-                datasets = list(mix.datasets) or self.run.upstream
-                found[name_of_mix(name, downstream)] = Pretraining(datasets, name, mix, downstream)
-        return found
+        return pretrainings(self.run.upstream, self.run.mixes, self.downstream)
+
+    def pretrain_settings(self, name: str) -> TrainSettings:
+        """The settings of a pretraining, which mixes may change."""
+        spec = self.pretrainings[name].spec
+        return TrainSettings.model_validate(self.run.pretrain.model_dump() | (spec.pretrain if spec else {}))
 
     def start(self, init: str, task: str) -> str:
         """Name of the pretraining that an init stands for in a task, but for ``csi``, which is not known before."""
@@ -315,6 +315,7 @@ def _check_inits(run: RunConfig, run_source: YamlSource) -> None:
     for name, mix in run.mixes.items():
         for dataset in {*mix.datasets, *getattr(mix, "sizes", {})}:
             run_source.known("mixes", name, name=dataset, entries=run.upstream, kind="upstream")
+        run_source.parse(TrainSettings, run.pretrain.model_dump() | mix.pretrain, ("mixes", name, "pretrain"))
 
 
 def _check_references(project: Project, run_source: YamlSource, catalogue: Path, root: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from atomcsi.catalogue import Id, PositiveInt
 from atomcsi.errors import ConfigError
@@ -16,7 +16,17 @@ from atomcsi.yaml_source import Entry
 Share = Annotated[float, Field(gt=0)]
 
 
-class EqualMix(Entry):
+class Mix(Entry):
+    """What all mixes have; a mix may be of one dataset, which then is pretrained on with settings of its own.
+
+    Attributes:
+        pretrain: Settings that differ from the run's: other budgets, or other objectives.
+    """
+
+    pretrain: dict[str, Any] = Field(default_factory=dict)
+
+
+class EqualMix(Mix):
     """As many structures of each dataset: the paper's "balanced" mix.
 
     Attributes:
@@ -31,7 +41,7 @@ class EqualMix(Entry):
         return _apportioned(dict.fromkeys(sizes, 1.0), structures)
 
 
-class TemperatureMix(Entry):
+class TemperatureMix(Mix):
     """Structures in proportion to the datasets' sizes to the power of 1 / temperature, as in JMP (T = 2).
 
     Attributes:
@@ -52,7 +62,7 @@ class TemperatureMix(Entry):
         return _apportioned(shares, structures)
 
 
-class WeightedMix(Entry):
+class WeightedMix(Mix):
     """Structures in proportion to given weights."""
 
     kind: Literal["weighted"]
@@ -68,7 +78,7 @@ class WeightedMix(Entry):
         return _apportioned({name: self.weights[name] for name in sizes}, structures)
 
 
-class CountedMix(Entry):
+class CountedMix(Mix):
     """Given numbers of structures, whatever the budget: the paper adds 1M of OC22 to 2M of ANI-1x."""
 
     kind: Literal["counted"]
@@ -84,11 +94,17 @@ class CountedMix(Entry):
         return {name: self.structures[name] for name in sizes}
 
 
-class NearestMix(Entry):
+class NearestMix(Mix):
     """The mix of all upstreams that has the least CSI to a task's dataset: another mix for every downstream dataset."""
 
     kind: Literal["nearest"]
     datasets: list[Id] = Field(default_factory=list, max_length=0)
+
+    @model_validator(mode="after")
+    def _of_the_runs_size(self) -> NearestMix:
+        if "structures" in self.pretrain:
+            raise ValueError("a mix by CSI has the run's number of structures, by which its shares are rounded")
+        return self
 
     def counts(self, sizes: Mapping[str, int], structures: int) -> dict[str, int]:
         """Not known without CSI.
@@ -127,6 +143,23 @@ class Pretraining:
     mix: str | None = None
     spec: MixSpec | None = None
     downstream: str | None = None
+
+
+def pretrainings(
+    upstream: Sequence[str], mixes: Mapping[str, MixSpec], downstream: Sequence[str]
+) -> dict[str, Pretraining]:
+    """Returns every pretraining on upstreams and mixes of them, by the name of its results.
+
+    Args:
+        upstream: All upstreams of a run.
+        mixes: Its mixes.
+        downstream: Its downstream datasets.
+    """
+    found = {name: Pretraining([name]) for name in upstream}
+    for name, mix in mixes.items():
+        for target in downstream if mix.kind == "nearest" else [None]:
+            found[name_of_mix(name, target)] = Pretraining(list(mix.datasets) or list(upstream), name, mix, target)
+    return found
 
 
 def name_of_mix(mix: str, downstream: str | None) -> str:

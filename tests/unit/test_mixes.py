@@ -59,6 +59,16 @@ def test_inits_that_stand_for_mixes(repository):
     }
 
 
+def test_settings_of_its_own(repository):
+    """A mix of one dataset is that dataset with another budget or objective."""
+    project = load_project(path=repository / "config" / "paper.yaml", root=repository)
+    assert project.pretrain_settings("ani1x") == project.pretrain_settings("balanced") == project.run.pretrain
+    assert project.pretrain_settings("ani1x-1m-10-epochs").budget == 10_000_000
+    denoised = project.pretrain_settings("ani1x-denoised")
+    assert (denoised.denoise_sigma, denoised.budget) == (0.1, project.run.pretrain.budget)
+    assert structures_of(project.run.mixes["ani1x-denoised"], {"ani1x": 5}, 4) == {"ani1x": 4}
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -66,6 +76,12 @@ def test_inits_that_stand_for_mixes(repository):
         ("balanced: {kind: equal, dataset: []}", r"mixes.balanced.dataset: unknown key; did you mean 'datasets'"),
         ("some: {kind: weighted, weights: {ani1-mini: 1}}", r"mixes.some: unknown upstream 'ani1-mini'; did you mean"),
         ("some: {kind: counted, structures: {ani1x-mini: 0}}", r"mixes.some.*ani1x-mini: .*greater than 0"),
+        ("some: {kind: equal, pretrain: {epoch: 3}}", r"mixes.some.pretrain.epoch: unknown key; did you mean 'epochs'"),
+        (
+            "some: {kind: equal, pretrain: {denoise_sigma: 1}}",
+            r"mixes.some.pretrain: denoise_sigma needs energy",
+        ),
+        ("some: {kind: nearest, pretrain: {structures: 9}}", r"mixes.some: a mix by CSI has the run's number"),
         ("csi: {kind: equal}", r"mixes.csi: is the name of another init"),
     ],
 )

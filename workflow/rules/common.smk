@@ -166,11 +166,18 @@ def mixtures_of_pretraining(wildcards):
     )
 
 
+def pretrain_settings(wildcards):
+    return PROJECT.pretrain_settings(wildcards.init).model_dump_json()
+
+
 def mix_option(wildcards, input):
     spec = PRETRAININGS[wildcards.init].spec
     if spec is None:
         return ""
-    mix = {"name": wildcards.init, "mix": spec.model_dump(mode="json")}
+    mix = {
+        "name": wildcards.init,
+        "mix": spec.model_dump(mode="json", exclude={"pretrain"}),
+    }
     found = f" --mixtures {input.mixtures}" if input.mixtures else ""
     return f"--mix {shlex.quote(json.dumps(mix))}{found}"
 

@@ -22,7 +22,7 @@ rule pretrain:
     params:
         folder=subpath(output.card, parent=True),
         backbone=backbone_entry,
-        settings=RUN.pretrain.model_dump_json(),
+        settings=pretrain_settings,
         mix=mix_option,
         graphs=graphs_of_pretraining,
         impl=implementation_of_training,
