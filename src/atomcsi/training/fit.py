@@ -104,14 +104,13 @@ def fit(
     schedule = Schedule(settings, int(ends[(settings.cosine_epochs or settings.epochs) - 1]))
     module = PotentialModule(potential, data.normaliser, settings, schedule, progress, len(data.train))
     meter = PowerMeter()
-    trainer = _trainer(work, settings, execution, int(ends[-1]), [Records(folder), meter])
-    if progressed and progressed["step"] == ends[-1]:
-        module.history = progressed["history"]
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lightning's advice on workers, loggers and checkpoint folders
-            with explained(module, execution):
-                trainer.fit(module, datamodule=loaders, ckpt_path=last, weights_only=True)
+    with warnings.catch_warnings(), explained(module, execution):
+        warnings.simplefilter("ignore")  # lightning's advice on workers, loggers, SLURM and checkpoint folders
+        trainer = _trainer(work, settings, execution, int(ends[-1]), [Records(folder), meter])
+        if progressed and progressed["step"] == ends[-1]:
+            module.history = progressed["history"]
+        else:
+            trainer.fit(module, datamodule=loaders, ckpt_path=last, weights_only=True)
     potential.load_state_dict(read_checkpoint(work / BEST))
     best = min(module.history, key=lambda record: record["val_loss"])
     progress.finish(f"best val loss {best['val_loss']:.4g} after epoch {best['epoch']:.3g}")
