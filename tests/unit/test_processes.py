@@ -74,8 +74,8 @@ def in_processes(world, function, *arguments):
     return [found[rank] for rank in range(world)]
 
 
-def gradients(splits, folder, world, parts=1):
-    """Trains, and returns the gradients of every step, before they are clipped."""
+def gradients(splits, folder, world, parts=1, changes=None):
+    """Trains, with changed settings, and returns the gradients of every step, before they are clipped."""
     found = []
 
     def keep(self, optimizer):
@@ -83,7 +83,7 @@ def gradients(splits, folder, world, parts=1):
 
     PotentialModule.on_before_optimizer_step = keep
     try:
-        run(splits, folder, world, parts)
+        run(splits, folder, world, parts, **changes or {})
     finally:
         del PotentialModule.on_before_optimizer_step
     return found
@@ -103,10 +103,15 @@ def check_gradients(found, expected):
             np.testing.assert_allclose(mine[name], whole[name], rtol=0, atol=1e-5 * scale, err_msg=f"{step}: {name}")
 
 
-def test_two_processes_have_the_gradients_of_one(splits, tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"forces": "gradient"}, {"denoise_sigma": 0.2, "energy_weight": 0.0}],
+    ids=["direct", "gradient", "denoising"],
+)
+def test_two_processes_have_the_gradients_of_one(splits, tmp_path, changes):
     """The same structures, shared by two processes; in the first step to rounding, later to what Adam makes of it."""
-    one = gradients(splits, tmp_path / "one", 1)
-    two = in_processes(2, gradients, splits, tmp_path / "two", 2)
+    one = gradients(splits, tmp_path / "one", 1, changes=changes)
+    two = in_processes(2, gradients, splits, tmp_path / "two", 2, 1, changes)
     assert len(one) == len(two[0]) == len(two[1]) == 6
     for step in range(6):
         scale = max(np.abs(gradient).max() for gradient in one[step].values())
