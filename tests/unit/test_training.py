@@ -1,32 +1,33 @@
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from atomcsi.config import BackboneSpec, Task, TrainSettings
-from atomcsi.errors import AtomcsiError, InputError
+from atomcsi.errors import AtomcsiError, ConfigError, InputError
+from atomcsi.files import write_json
+from atomcsi.mixes import NamedMix
+from atomcsi.mixtures import SCHEMA as MIXTURES_SCHEMA
 from atomcsi.models.batch import AtomBatch, collate
-from atomcsi.models.potential import Potential, Prediction
+from atomcsi.models.potential import Potential, Prediction, build_backbone
 from atomcsi.structure_batch import StructureBatch, batches_of
 from atomcsi.structure_lmdb import StructureLMDB, write_batches, write_structures
-from atomcsi.training.data import LabelledStructures, loader
+from atomcsi.training.data import LabelledStructures
+from atomcsi.training.loading import Batches, LoadedBatch, loader
 from atomcsi.training.module import PotentialModule
 from atomcsi.training.normalisation import Normaliser
+from atomcsi.training.processes import Execution
+from atomcsi.training.schedule import Schedule
 from atomcsi.training.train import finetune, pretrain
 
-TINY = BackboneSpec(
-    implementation="gemnet-oc",
-    settings={
-        "num_blocks": 1, "emb_size_atom": 16, "emb_size_edge": 16, "emb_size_trip_in": 8, "emb_size_trip_out": 8,
-        "emb_size_rbf": 8, "emb_size_cbf": 8, "emb_size_sbf": 8, "num_radial": 8, "num_spherical": 3,
-        "num_before_skip": 1, "num_after_skip": 1, "num_atom": 1, "num_output_afteratom": 1, "cutoff": 4.0,
-        "max_neighbors": 8, "quad_interaction": False, "atom_edge_interaction": False,
-        "edge_atom_interaction": False, "atom_interaction": False,
-    },
-)  # fmt: skip
+ROOT = Path(__file__).parents[2]
+CPU = Execution(device="cpu")
+TINY = BackboneSpec(**yaml.safe_load((ROOT / "tests/data/config/backbones/gemnet-oc-test.yaml").read_text()))
 
 
 def settings(**changes) -> TrainSettings:
@@ -52,26 +53,31 @@ class Constant(torch.nn.Module):
         return self.prediction
 
 
+def normaliser_of(energy_scale=1.0, force_scale=1.0) -> Normaliser:
+    """One without references."""
+    scales = [torch.tensor([value]).double() for value in (0.0, energy_scale, force_scale)]
+    return Normaliser(torch.zeros(1, 119, dtype=torch.float64), *scales)
+
+
 def test_loss_by_hand(toy_structures):
     """Two structures; the mean over atoms comes before the mean over structures (paper, section 1)."""
     batch = collate(toy_structures(2), vacuum=5.0)  # CH3OH (6 atoms), C2H6 (8 atoms)
-    normaliser = Normaliser(torch.zeros(119, dtype=torch.float64), energy_scale=2.0, force_scale=0.5)
+    normaliser = normaliser_of(energy_scale=2.0, force_scale=0.5)
     energy = (batch.energy / 2.0).float() + torch.tensor([3.0, -1.0])
     forces = batch.forces / 0.5
     forces[:6] += torch.tensor([3.0, 4.0, 0.0])  # length 5 on all atoms of the first
     forces[6] += torch.tensor([0.0, 0.0, 8.0])  # length 8 on one atom of the second
     module = PotentialModule(
-        Constant(Prediction(energy=energy, forces=forces)), normaliser, settings(), steps=1, progress=None
+        Constant(Prediction(energy=energy, forces=forces)), normaliser, settings(), None, None, structures=2
     )
-    expected = 1.0 * (3 + 1) / 2 + 10.0 * (5 + 8 / 8) / 2
-    assert module.loss(batch).item() == pytest.approx(expected, rel=1e-4)
+    expected = [1.0 * 3 + 10.0 * 5, 1.0 * 1 + 10.0 * 8 / 8]
+    assert module.losses(batch).tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_learning_rate_by_hand():
     """Linear from 0.2 to 1 in the warm-up, then a cosine to 0.1 (paper, section 1)."""
-    module = PotentialModule(torch.nn.Linear(1, 1), None, settings(warmup_steps=10), steps=110, progress=None)
-    factor = module._learning_rate_factor
-    found = [factor(step) for step in (0, 5, 10, 60, 110)]
+    schedule = Schedule(settings(warmup_steps=10), steps=110)
+    found = [schedule.factor(step) for step in (0, 5, 10, 60, 110)]
     assert found == pytest.approx([0.2, 0.6, 1.0, 0.55, 0.1])
 
 
@@ -86,20 +92,6 @@ def test_normaliser_restores_energies(toy_structures):
     assert normaliser.force_target(batch).square().mean().item() == pytest.approx(1.0, rel=1e-4)
 
 
-def test_order_depends_on_seed_and_epoch_only(toy_lmdb):
-    structures = LabelledStructures(toy_lmdb(20), target="forces")
-
-    def order(seed, epoch):
-        batches = loader(structures, batch_size=1, collate=partial(collate, vacuum=5.0), seed=seed)
-        batches.sampler.set_epoch(epoch)
-        return [int(i) for i in batches.sampler]
-
-    assert order(0, 3) == order(0, 3)
-    assert order(0, 3) != order(0, 4)
-    assert order(0, 3) != order(1, 3)
-    assert sorted(order(0, 3)) == list(range(20))
-
-
 @pytest.mark.parametrize("target", ["energy", "gap"])
 def test_a_batch_is_that_of_its_structures(tmp_path, toy_structures, target):
     structures = toy_structures(9)
@@ -107,11 +99,14 @@ def test_a_batch_is_that_of_its_structures(tmp_path, toy_structures, target):
         structure.properties = {"mu": 0.0, "gap": 10.0 + number}
     write_structures(tmp_path / "x.lmdb", structures, property_names=["mu", "gap"], provenance={})
     labelled = LabelledStructures(StructureLMDB(tmp_path / "x.lmdb"), target=target, limit=5, seed=1)
-    (found,) = loader(labelled, batch_size=5, collate=partial(collate, vacuum=5.0))
+    batches = Batches(labelled.natoms, settings(batch_size=5))
+    (loaded,) = loader(labelled, batches, collate=partial(collate, vacuum=5.0))
+    assert isinstance(loaded, LoadedBatch) and loaded.share[1:] == (5, 5, True, 0)
+    assert loaded.sources == [f"toy/{index}" for index in labelled.indices]
     expected = collate([labelled[position] for position in range(5)], vacuum=5.0)
     for name in AtomBatch.__slots__:
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0, equal_nan=True)
-    assert (found.forces is None) == (target == "gap")
+        torch.testing.assert_close(getattr(loaded.atoms, name), getattr(expected, name), rtol=0, atol=0, equal_nan=True)
+    assert (loaded.atoms.forces is None) == (target == "gap")
     assert [len(batch) for batch in labelled.batches(3)] == [3, 2]
 
 
@@ -126,7 +121,7 @@ def test_a_published_reference_is_trained_with(tmp_path, toy_structures):
             assert labelled.reference is None
         else:
             normaliser = Normaliser.fit(labelled.batches(), labelled.reference)
-            assert normaliser.reference[[1, 6, 8]].tolist() == expected
+            assert normaliser.reference[0, [1, 6, 8]].tolist() == expected
             assert normaliser.energy_scale == labelled.store.metadata["energy_std"]
 
 
@@ -136,7 +131,9 @@ def splits(toy_lmdb):
 
 
 def run_pretraining(splits, folder, **changes):
-    pretrain(splits["train"], splits["val"], folder, backbone=TINY, settings=settings(**changes), seed=3, device="cpu")
+    pretrain(
+        [splits["train"]], [splits["val"]], folder, backbone=TINY, settings=settings(**changes), seed=3, execution=CPU
+    )
     return load_file(folder / "model.safetensors"), json.loads((folder / "model.json").read_text())
 
 
@@ -150,7 +147,12 @@ def test_pretraining_learns_and_says_what_it_did(splits, tmp_path):
     assert card["history"][-1]["train_loss"] < 0.5 * card["history"][0]["train_loss"]
     assert (card["structures"], card["budget"], card["seed"], len(card["history"])) == (16, 800, 3, 50)
     assert card["best_epoch"] == 1 + int(np.argmin([val for _, val in losses(card)]))
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "README.md",
+        "history.csv",
+        "model.json",
+        "model.safetensors",
+    ]
 
 
 def test_same_seed_same_weights(splits, tmp_path):
@@ -159,50 +161,29 @@ def test_same_seed_same_weights(splits, tmp_path):
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-@pytest.mark.parametrize("step", [2, 4, 7, 11])
-def test_an_interrupted_training_ends_as_an_uninterrupted_one(splits, tmp_path, monkeypatch, step):
-    """Bit for bit, whether it is cut off in the first epoch, at a seam or in the last; 4 steps are an epoch."""
-    whole, whole_card = run_pretraining(splits, tmp_path / "whole")
-    original, seen = PotentialModule.training_step, []
-
-    def breaks(self, batch, batch_index):
-        seen.append(batch_index)
-        if len(seen) == step + 1:
-            raise AtomcsiError("the power is out")
-        return original(self, batch, batch_index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PotentialModule, "training_step", breaks)
-        with pytest.raises(AtomcsiError, match="power"):
-            run_pretraining(splits, tmp_path / "cut")
-    assert not (tmp_path / "cut" / "model.json").exists()
-    done = []
-    monkeypatch.setattr(PotentialModule, "training_step", lambda *args: (done.append(1), original(*args))[1])
-    resumed, card = run_pretraining(splits, tmp_path / "cut")
-    assert len(done) == 12 - step // 4 * 4
-    assert losses(card) == losses(whole_card)
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+def test_half_precision(splits, tmp_path):
+    """Rounded to 8 bits, losses change, but little."""
+    _, full = run_pretraining(splits, tmp_path / "full")
+    weights, half = run_pretraining(splits, tmp_path / "half", precision="bfloat16")
+    assert losses(half) != losses(full)
+    np.testing.assert_allclose(losses(half), losses(full), rtol=0.02)
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    with pytest.raises(AtomcsiError, match=r"float16 needs a GPU .*bfloat16"):
+        run_pretraining(splits, tmp_path / "none", precision="float16")
 
 
-def cut_off(splits, folder, monkeypatch, epoch):
-    """Leaves behind what a training leaves that is cut off in an epoch, counted from 0."""
-
-    def breaks(self, batch, batch_index):
-        if self.current_epoch == epoch:
-            raise AtomcsiError("the power is out")
-        return original(self, batch, batch_index)
-
-    original = PotentialModule.training_step
-    with monkeypatch.context() as patch, pytest.raises(AtomcsiError, match="power"):
-        patch.setattr(PotentialModule, "training_step", breaks)
-        run_pretraining(splits, folder)
-
-
-def test_changed_settings_start_afresh(splits, tmp_path, monkeypatch):
-    cut_off(splits, tmp_path / "a", monkeypatch, epoch=2)
-    changed, _ = run_pretraining(splits, tmp_path / "a", learning_rate=2e-3)
-    fresh, _ = run_pretraining(splits, tmp_path / "b", learning_rate=2e-3)
-    assert all(torch.equal(changed[name], fresh[name]) for name in fresh)
+def test_the_best_weights_are_kept(splits, tmp_path):
+    """The validation loss of the model that is written, computed anew, is the lowest of its history."""
+    weights, card = run_pretraining(splits, tmp_path / "a", epochs=12, learning_rate=0.1, val_interval=0.5)
+    assert card["best_epoch"] < 12  # a learning rate at which the last weights are not the best
+    validation = LabelledStructures(splits["val"], target="forces", limit=8, seed=3)
+    normaliser = Normaliser.fit(LabelledStructures(splits["train"], target="forces").batches())
+    potential = Potential(build_backbone(TINY.model_dump()))
+    potential.load_state_dict(weights)
+    module = PotentialModule(potential, normaliser, settings(), None, None, structures=1)
+    loaded = loader(validation, Batches(validation.natoms, settings()), collate=potential.backbone.collate())
+    found = np.mean([loss for batch in loaded for loss in module.losses(batch.atoms).tolist()])
+    assert found == pytest.approx(min(val for _, val in losses(card)), rel=1e-5)
 
 
 def task(target="forces", unit="meV/angstrom", **changes) -> Task:
@@ -215,6 +196,7 @@ def task(target="forces", unit="meV/angstrom", **changes) -> Task:
     ("target", "unit", "weights"),
     [
         ("forces", "meV/angstrom", {"energy_weight": 0, "force_weight": 1}),
+        ("forces", "meV/angstrom", {"energy_weight": 0, "force_weight": 1, "forces": "gradient"}),
         ("energy", "meV", {"energy_weight": 1, "force_weight": 0}),
     ],
 )
@@ -223,7 +205,7 @@ def test_finetuning(splits, tmp_path, init, target, unit, weights):
         run_pretraining(splits, tmp_path / "pre")
     finetune(
         splits, tmp_path / "fine", task=task(target, unit, **weights), task_name="toy",
-        init=tmp_path / "pre" if init else None, backbone=TINY, seed=0, device="cpu",
+        init=tmp_path / "pre" if init else None, backbone=TINY, seed=0, execution=CPU,
     )  # fmt: skip
     metrics = json.loads((tmp_path / "fine" / "metrics.json").read_text())
     assert (metrics["init"], metrics["structures"]) == ("train" if init else "scratch", 8)
@@ -232,19 +214,30 @@ def test_finetuning(splits, tmp_path, init, target, unit, weights):
     assert metrics["unit"] == unit and metrics["mae"] > 0
 
 
-def test_mae_by_hand(splits):
-    """A potential that is off by 0.25 eV/A in every component, tested in meV/A."""
-    from atomcsi.training.train import Fitted, evaluate
-
-    class Off(torch.nn.Module):
-        backbone = type("Backbone", (), {"collate": staticmethod(lambda: partial(collate, vacuum=5.0))})
-
-        def forward(self, batch):
-            return Prediction(forces=(batch.forces + 0.25) / 2.0)
-
-    fitted = Fitted(Off(), Normaliser(torch.zeros(119), 1.0, 2.0), torch.device("cpu"), {})
-    found = evaluate(fitted, LabelledStructures(splits["test"], target="forces"), "meV/angstrom", batch_size=3)
-    assert found["mae"] == pytest.approx(250.0, rel=1e-5)
+@pytest.mark.parametrize(("readout", "classes"), [("mean", False), ("max", True)], ids=["regression", "classes"])
+def test_a_property_is_learned(toy_structures, tmp_path, readout, classes):
+    """Which molecules hold oxygen, as a number or as a class: ethane is the only one that does not."""
+    structures = toy_structures(32)
+    for structure in structures:
+        structure.properties = {"oxygen": float(8 in structure.numbers)}
+    write_structures(tmp_path / "x.lmdb", structures, property_names=["oxygen"], provenance={"dataset": "x"})
+    store = StructureLMDB(tmp_path / "x.lmdb")
+    settings_ = {
+        "scalar_loss": "cross-entropy" if classes else "mse",
+        "epochs": 30,
+        "learning_rate": 1e-2,
+        "structures": 32,
+    }
+    oxygen = Task(
+        dataset="x", target="oxygen", readout=readout, reference="none" if classes else "mean", unit="1",
+        finetune=settings(force_weight=0, **settings_),
+    )  # fmt: skip
+    finetune({"train": store, "val": store, "test": store}, tmp_path / "fine", task=oxygen, task_name="oxygen",
+             init=None, backbone=TINY, seed=0, execution=CPU)  # fmt: skip
+    metrics = json.loads((tmp_path / "fine" / "metrics.json").read_text())
+    assert metrics["mae"] < 0.15
+    assert not classes or (metrics["accuracy"], metrics["roc_auc"]) == (1.0, 1.0)
+    assert metrics["by_class"]["C2H6"]["labels"] == 8
 
 
 def test_a_model_of_another_shape(splits, tmp_path):
@@ -252,7 +245,7 @@ def test_a_model_of_another_shape(splits, tmp_path):
     other = BackboneSpec(implementation="gemnet-oc", settings={**TINY.settings, "emb_size_atom": 24})
     with pytest.raises(InputError, match="does not fit the backbone"):
         finetune(splits, tmp_path / "fine", task=task(), task_name="toy", init=tmp_path / "pre",
-                 backbone=other, seed=0, device="cpu")  # fmt: skip
+                 backbone=other, seed=0, execution=CPU)  # fmt: skip
 
 
 def test_damaged_weights(splits, tmp_path):
@@ -261,7 +254,7 @@ def test_damaged_weights(splits, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"model\.safetensors: cannot be read"):
         finetune(splits, tmp_path / "fine", task=task(), task_name="toy", init=tmp_path / "pre",
-                 backbone=TINY, seed=0, device="cpu")  # fmt: skip
+                 backbone=TINY, seed=0, execution=CPU)  # fmt: skip
 
 
 def test_labels_and_structures_that_are_missing(splits, tmp_path):
@@ -271,26 +264,14 @@ def test_labels_and_structures_that_are_missing(splits, tmp_path):
         run_pretraining(splits, tmp_path / "a", structures=99)
 
 
-def test_a_test_error_that_is_not_finite(splits):
-    from atomcsi.training.train import Fitted, evaluate
-
-    class Broken(torch.nn.Module):
-        backbone = type("Backbone", (), {"collate": staticmethod(lambda: partial(collate, vacuum=5.0))})
-
-        def forward(self, batch):
-            return Prediction(forces=batch.forces * torch.nan)
-
-    fitted = Fitted(Broken(), Normaliser(torch.zeros(119), 1.0, 1.0), torch.device("cpu"), {})
-    with pytest.raises(AtomcsiError, match="test error is not finite"):
-        evaluate(fitted, LabelledStructures(splits["test"], target="forces"), "meV/angstrom", batch_size=3)
-
-
-def test_a_damaged_checkpoint(splits, tmp_path, monkeypatch):
-    cut_off(splits, tmp_path / "a", monkeypatch, epoch=1)
-    last = tmp_path / "a" / "checkpoints" / "last.ckpt"
-    last.write_bytes(last.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"last\.ckpt: is no readable checkpoint \(delete .*checkpoints"):
-        run_pretraining(splits, tmp_path / "a")
+def test_forces_without_energies(toy_structures, tmp_path):
+    structures = toy_structures(16)
+    for structure in structures:
+        structure.energy = float("nan")
+    store = store_of(tmp_path, "bare", structures)
+    with pytest.raises(InputError, match=r"bare\.lmdb: has no energies to train on \(set energy_weight to 0"):
+        run_pretraining({"train": store, "val": store}, tmp_path / "a")
+    run_pretraining({"train": store, "val": store}, tmp_path / "a", energy_weight=0, epochs=1)
 
 
 def store_of(tmp_path, name, structures):
@@ -306,7 +287,7 @@ def test_a_rare_element_has_its_reference(toy_structures, tmp_path):
     energy = task("energy", "eV", energy_weight=1, force_weight=0, structures=4, batch_size=2)
     seed = next(s for s in range(99) if 24 not in LabelledStructures(train, target="energy", limit=4, seed=s).indices)
     finetune({"train": train, "val": val, "test": test}, tmp_path / "fine", task=energy, task_name="toy", init=None,
-             backbone=TINY, seed=seed, device="cpu")  # fmt: skip
+             backbone=TINY, seed=seed, execution=CPU)  # fmt: skip
     # Atomic energies are -13.6 eV times Z: without its reference, the halogen alone would cost 231 eV.
     assert json.loads((tmp_path / "fine" / "metrics.json").read_text())["mae"] < 10
 
@@ -316,17 +297,16 @@ def test_an_element_that_the_train_split_lacks(splits, toy_structures, tmp_path)
     energy = task("energy", "eV", energy_weight=1, force_weight=0)
     with pytest.raises(InputError, match=r"holds Cl, which .*train\.lmdb does not"):
         finetune(splits | {"test": other}, tmp_path / "fine", task=energy, task_name="toy", init=None, backbone=TINY,
-                 seed=0, device="cpu")  # fmt: skip
+                 seed=0, execution=CPU)  # fmt: skip
     assert not (tmp_path / "fine").exists()
 
 
 def test_a_loss_that_is_not_finite(splits, tmp_path):
-    with pytest.raises(AtomcsiError, match=r"the loss of batch \d in epoch \d is nan.*lower learning_rate"):
+    with pytest.raises(AtomcsiError, match=r"in step \d the loss of toy/.* is not finite .lower learning_rate"):
         run_pretraining(splits, tmp_path / "a", learning_rate=1e30, clip_norm=None, warmup_steps=0)
 
 
 def test_heads_are_fresh_and_the_backbone_is_kept(splits, tmp_path):
-    from atomcsi.models.potential import build_backbone
     from atomcsi.training.model_files import load_backbone
 
     weights, _ = run_pretraining(splits, tmp_path / "pre")
@@ -336,3 +316,48 @@ def test_heads_are_fresh_and_the_backbone_is_kept(splits, tmp_path):
     assert all(torch.equal(state[name], weights[name]) for name in weights if name.startswith("backbone."))
     heads = [name for name in weights if name.startswith("heads.") and name.endswith("weight")]
     assert heads and not any(torch.equal(state[name], weights[name]) for name in heads)
+
+
+class TestMixes:
+    def mix(self, **entry):
+        return NamedMix.model_validate({"name": "both", "mix": entry})
+
+    def run(self, stores, folder, mix, **options):
+        pretrain(
+            list(stores), list(stores), folder, backbone=TINY, settings=settings(structures=10, val_structures=4),
+            seed=3, mix=mix, execution=CPU, **options,
+        )  # fmt: skip
+        return load_file(folder / "model.safetensors"), json.loads((folder / "model.json").read_text())
+
+    def test_a_mix_is_pretrained_on(self, toy_structures, tmp_path):
+        """Each dataset has its heads and its own references, those of its whole split."""
+        stores = [
+            store_of(tmp_path, "first", toy_structures(12)),
+            store_of(tmp_path, "second", toy_structures(20, 1, names=("CH3Cl", "H2O"))),
+        ]
+        weights, card = self.run(
+            stores, tmp_path / "model", self.mix(kind="weighted", weights={"first": 1, "second": 4})
+        )
+        assert (card["dataset"], card["structures"], card["budget"]) == ("both", 10, 30)
+        found = [(record["dataset"], record["structures"]) for record in card["datasets"]]
+        assert found == [("first", 2), ("second", 8)]
+        for record, store in zip(card["normalisation"], stores, strict=True):
+            # Stored labels are float32.
+            assert record["linear_reference"] == pytest.approx(store.metadata["linear_reference"], rel=1e-6)
+            assert record["force_scale"] == pytest.approx(store.metadata["force_rms"], rel=1e-6)
+        assert {name.split(".")[4] for name in weights if name.startswith("heads.energy")} == {"0", "1"}
+
+    def test_only_what_the_mix_takes_is_kept(self, toy_structures, tmp_path):
+        stores = [store_of(tmp_path, name, toy_structures(12, seed)) for seed, name in enumerate("abc")]
+        found = {"best": {"structures": {"a": 6, "b": 0, "c": 4}}}
+        write_json(tmp_path / "mixes.json", MIXTURES_SCHEMA, found)
+        _, card = self.run(stores, tmp_path / "model", self.mix(kind="nearest"), mixtures=tmp_path / "mixes.json")
+        assert [(record["dataset"], record["structures"]) for record in card["datasets"]] == [("a", 6), ("c", 4)]
+
+    def test_mistakes(self, toy_structures, tmp_path):
+        stores = [store_of(tmp_path, name, toy_structures(12, seed)) for seed, name in enumerate("ab")]
+        with pytest.raises(ConfigError, match="2 datasets to pretrain on need a mix"):
+            self.run(stores, tmp_path / "model", None)
+        with pytest.raises(InputError, match=r"b\.lmdb: has 12 structures where 13 are to be trained on"):
+            self.run(stores, tmp_path / "model", self.mix(kind="counted", structures={"a": 1, "b": 13}))
+        assert not (tmp_path / "model").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -102,6 +103,13 @@ class DimeNetPlusPlus(Backbone):
     def collate(self, graphs: Sequence[Graph | None] = (None,)) -> EdgeCollate:
         """See the base; the batches have edges."""
         return EdgeCollate(cutoff=self.cutoff, graphs=graphs)
+
+    def depth(self, parameter: str) -> int:
+        """Which block a parameter belongs to, 0 for what embeds; an output block belongs to what is before it."""
+        match = re.match(r"model\.(interaction|output)_blocks\.(\d+)\.", parameter)
+        if match is None:
+            return len(self.model.interaction_blocks) if parameter.startswith("edge_fade.") else 0
+        return int(match[2]) + (match[1] == "interaction")
 
 
 def triplets(batch: EdgeBatch) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,8 @@ class EdgeBatch(AtomBatch):
 
     def vectors(self) -> Tensor:
         """Vectors from source to target in Angstrom, shape (edges, 3); gradients flow to the positions."""
-        shifts = torch.einsum("ei,eij->ej", self.offset.to(self.cell.dtype), self.cell[self.index[self.target]])
+        # No matrix product: autocast would take it in half precision.
+        shifts = (self.offset[:, :, None] * self.cell[self.index[self.target]]).sum(dim=1)
         return self.positions[self.target] - self.positions[self.source] + shifts
 
 
@@ -89,26 +90,38 @@ class EdgeCollate:
 class EdgeReadout(nn.Module):
     """Features of directed edges from those of the atoms at their ends and from their length.
 
-    For models whose state is in the atoms alone, so that the direct force head of
-    :class:`atomcsi.models.potential.ForceHead` has edges to read.
+    For models whose state is in the atoms alone, so that direct forces have edges to be summed over. Where atoms
+    have vectors too, their components along the edge are read, which do not change when the structure turns.
 
     Args:
-        inputs: Features of both ends together.
+        node_dim: Features per atom, and vectors.
         edge_dim: Features per edge.
         num_gaussians: Radial basis functions.
         cutoff: Length of the longest edges in Angstrom.
+        vectors: Whether atoms have vectors.
     """
 
-    def __init__(self, inputs: int, edge_dim: int, num_gaussians: int, cutoff: float) -> None:
+    def __init__(
+        self, node_dim: int, edge_dim: int, num_gaussians: int, cutoff: float, *, vectors: bool = False
+    ) -> None:
         super().__init__()
         self.radial = GaussianSmearing(0.0, cutoff, num_gaussians)
-        self.linear = nn.Linear(inputs + num_gaussians, edge_dim)
+        self.linear = nn.Linear((4 if vectors else 2) * node_dim + num_gaussians, edge_dim)
 
-    def forward(self, ends: Sequence[Tensor], distance: Tensor) -> Tensor:
+    def forward(
+        self, batch: EdgeBatch, distance: Tensor, node: Tensor, vectors: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Returns features, shape (edges, edge_dim).
 
         Args:
-            ends: Invariant features of the ends, shapes (edges, ...), as many as ``inputs`` together.
-            distance: Lengths in Angstrom, shape (edges,).
+            batch: The edges.
+            distance: Their lengths in Angstrom, shape (edges,).
+            node: Invariant features of the atoms, shape (atoms, node_dim).
+            vectors: Unit vectors along the edges, shape (edges, 3), and vectors of the atoms, shape
+                (atoms, 3, node_dim); None without.
         """
-        return nn.functional.silu(self.linear(torch.cat([*ends, self.radial(distance)], dim=-1)))
+        parts = [self.radial(distance), node[batch.source], node[batch.target]]
+        if vectors is not None:
+            direction, vec = vectors
+            parts += [torch.einsum("ex,exc->ec", direction, vec[end]) for end in (batch.source, batch.target)]
+        return nn.functional.silu(self.linear(torch.cat(parts, dim=-1)))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from atomcsi.catalogue import Graph
@@ -52,7 +52,7 @@ class PaiNN(Backbone):
         self.radial = RadialBasis(num_rbf, cutoff)
         self.messages = nn.ModuleList(PaiNNMessage(hidden_channels, num_rbf) for _ in range(num_layers))
         self.updates = nn.ModuleList(PaiNNUpdate(hidden_channels) for _ in range(num_layers))
-        self.edges = EdgeReadout(4 * hidden_channels, edge_channels, num_rbf, cutoff)
+        self.edges = EdgeReadout(hidden_channels, edge_channels, num_rbf, cutoff, vectors=True)
 
     def forward(self, batch: EdgeBatch) -> Features:
         """Computes the features of a batch of :meth:`collate`."""
@@ -67,13 +67,20 @@ class PaiNN(Backbone):
             x, vec = (x + dx) * 0.5**0.5, vec + dvec
             dx, dvec = update(x, vec)
             x, vec = x + dx, vec + dvec
-        ends = [
-            feature
-            for end in (batch.source, batch.target)
-            for feature in (x[end], torch.einsum("ex,exc->ec", direction, vec[end]))
-        ]
-        return Features(node=x, edge=self.edges(ends, distance), edge_target=batch.target, edge_direction=direction)
+        return Features(
+            node=x,
+            edge=self.edges(batch, distance, x, (direction, vec)),
+            edge_target=batch.target,
+            edge_direction=direction,
+        )
 
     def collate(self, graphs: Sequence[Graph | None] = (None,)) -> EdgeCollate:
         """See the base; the batches have edges."""
         return EdgeCollate(cutoff=self.cutoff, max_neighbors=self.max_neighbors, graphs=graphs)
+
+    def depth(self, parameter: str) -> int:
+        """Which block a parameter belongs to, 0 for what embeds; edges are read behind the last one."""
+        match = re.match(r"(?:messages|updates)\.(\d+)\.", parameter)
+        if match is None:
+            return len(self.messages) if parameter.startswith("edges.") else 0
+        return int(match[1]) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from torch import nn
@@ -44,7 +45,7 @@ class SchNet(Backbone):
         # Its own embedding ends at element 99.
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, hidden_channels)
         self.radial, self.interactions = model.distance_expansion, model.interactions
-        self.edges = EdgeReadout(2 * hidden_channels, edge_channels, num_gaussians, cutoff)
+        self.edges = EdgeReadout(hidden_channels, edge_channels, num_gaussians, cutoff)
 
     def forward(self, batch: EdgeBatch) -> Features:
         """Computes the features of a batch of :meth:`collate`."""
@@ -56,7 +57,7 @@ class SchNet(Backbone):
             x = x + interaction(x, batch.edge_index, distance, radial)
         return Features(
             node=x,
-            edge=self.edges([x[batch.source], x[batch.target]], distance),
+            edge=self.edges(batch, distance, x),
             edge_target=batch.target,
             edge_direction=vectors / distance[:, None],
         )
@@ -64,3 +65,10 @@ class SchNet(Backbone):
     def collate(self, graphs: Sequence[Graph | None] = (None,)) -> EdgeCollate:
         """See the base; the batches have edges."""
         return EdgeCollate(cutoff=self.cutoff, graphs=graphs)
+
+    def depth(self, parameter: str) -> int:
+        """Which block a parameter belongs to, 0 for what embeds; edges are read behind the last one."""
+        match = re.match(r"interactions\.(\d+)\.", parameter)
+        if match is None:
+            return len(self.interactions) if parameter.startswith("edges.") else 0
+        return int(match[1]) + 1

@@ -1,4 +1,4 @@
-"""Which structures a training sees, and in which order."""
+"""Which structures a training sees, and with which labels."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import Dataset
 
 from atomcsi.errors import InputError
-from atomcsi.models.base import Collate
-from atomcsi.models.batch import AtomBatch
 from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure
 from atomcsi.structure_batch import FORCES, StructureBatch
 from atomcsi.structure_lmdb import StructureLMDB
+from atomcsi.targets import LABELS, NOISE
 
 
 class LabelledStructures(Dataset[Structure], Sequence[Structure]):
@@ -22,7 +20,7 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
 
     Args:
         store: The split.
-        target: ``forces`` or ``energy``, or the property that takes the energy's place.
+        target: ``forces``, ``energy``, the property that takes the energy's place, or ``noise``, which needs no label.
         limit: How many structures at most; all if None.
         seed: Seed of the draw.
 
@@ -36,7 +34,8 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
         size = population if limit is None else min(limit, population)
         self.indices = np.sort(np.random.default_rng(seed).choice(population, size, replace=False))
         known = {"energy": "energy_std", "forces": "force_rms"}
-        if (known[target] not in store.metadata) if target in known else (target not in store.metadata["properties"]):
+        has = known[target] in store.metadata if target in known else target in store.metadata["properties"]
+        if target != NOISE and not has:
             raise InputError(store.path, f"has no {target} to train on", mend="see the task's target")
 
     def __len__(self) -> int:
@@ -46,17 +45,21 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
     def __getitem__(self, position: int) -> Structure:
         """Returns a structure whose ``energy`` is the target if that is a property."""
         structure = self.store[int(self.indices[position])]
-        if self.target in ("energy", "forces"):
+        if self.target in LABELS:
             return structure
         return replace(structure, energy=structure.properties[self.target], forces=None)
 
     def __getitems__(self, positions: Sequence[int]) -> StructureBatch:
         """Returns several such structures; what PyTorch's loader calls for a batch."""
         batch = self.store.read_batch(self.indices[np.asarray(positions)])
-        if self.target in ("energy", "forces"):
+        if self.target in LABELS:
             return batch
         values = batch.properties[:, batch.property_names.index(self.target)]
         return replace(batch, energy=values, flags=batch.flags & ~np.uint16(FORCES))
+
+    def of_epoch(self, positions: Sequence[int], epoch: int) -> StructureBatch:
+        """Returns several such structures; they are the same in every epoch."""
+        return self.__getitems__(positions)
 
     def batches(self, size: int = 4096) -> Iterator[StructureBatch]:
         """Yields all structures in order."""
@@ -64,27 +67,17 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
             yield self.__getitems__(range(start, min(start + size, len(self))))
 
     @property
+    def natoms(self) -> np.ndarray:
+        """Number of atoms of each structure drawn, shape (structures,)."""
+        return self.store.natoms[self.indices]
+
+    @property
     def reference(self) -> np.ndarray | None:
         """The linear reference that the config gives for the energy, eV by atomic number, shape (119,), or None."""
         metadata = self.store.metadata
-        if self.target not in ("energy", "forces") or "linear_reference" not in metadata["provenance"]:
+        if self.target not in LABELS or "linear_reference" not in metadata["provenance"]:
             return None
         reference = np.zeros(MAX_ATOMIC_NUMBER + 1)
         for element, energy in metadata["linear_reference"].items():
             reference[int(element)] = energy
         return reference
-
-
-def loader(
-    structures: LabelledStructures, *, batch_size: int, collate: Collate, seed: int | None = None
-) -> DataLoader[AtomBatch]:
-    """Returns batches of structures: in order if ``seed`` is None, else shuffled anew each epoch by seed and epoch.
-
-    The order depends on nothing else, so that a resumed training sees what an uninterrupted one would have seen.
-    """
-    sampler = None
-    if seed is not None:
-        # The sampler shuffles by seed + epoch: seeds 0, 1, 2 would share all but a few of their orders.
-        spread = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        sampler = DistributedSampler(structures, num_replicas=1, rank=0, shuffle=True, seed=spread)
-    return DataLoader(structures, batch_size=batch_size, sampler=sampler, collate_fn=collate)

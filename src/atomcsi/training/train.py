@@ -1,84 +1,82 @@
-"""Pretraining and finetuning: one resumable fit, with two ways to start and to end."""
+"""Pretraining and finetuning: two ways to start and to end a fit."""
 
 from __future__ import annotations
 
-import logging
-import math
-import pickle
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as pl
-import torch
-from ase.data import chemical_symbols
-from lightning_fabric.plugins.io import TorchCheckpointIO
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
-
-from atomcsi.config import METRIC_UNITS, BackboneSpec, Task, TrainSettings
-from atomcsi.errors import AtomcsiError, InputError
-from atomcsi.files import atomic_path, digest, remove, resume_folder, versions, write_json
-from atomcsi.models.potential import Potential, build_backbone
-from atomcsi.progress import Progress
+from atomcsi.catalogue import Graph
+from atomcsi.config import BackboneSpec, Task, TrainSettings
+from atomcsi.errors import ConfigError
+from atomcsi.files import remove, write_json
+from atomcsi.jobs import process_rank
+from atomcsi.mixes import NamedMix, structures_of
+from atomcsi.mixtures import read_mixes
+from atomcsi.report.model_card import write_model_card
 from atomcsi.structure_lmdb import StructureLMDB
-from atomcsi.training.data import LabelledStructures, loader
-from atomcsi.training.model_files import WEIGHTS, load_backbone, read_card, save_model
-from atomcsi.training.module import PotentialModule
-from atomcsi.training.normalisation import Normaliser
-
-METRICS_SCHEMA = "atomcsi.finetuning/1"
-_VERSIONS = ("torch", "pytorch-lightning", "fairchem-core", "numpy")
-#: Structures that the backbone's scale factors are fitted on.
-_SCALE_STRUCTURES = 32
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A trained potential with the weights of its best epoch.
-
-    Attributes:
-        potential: In evaluation mode.
-        normaliser: Turns its predictions into eV.
-        device: Where it is.
-        card: What was trained, on what, how, and what it took.
-    """
-
-    potential: Potential
-    normaliser: Normaliser
-    device: torch.device
-    card: dict[str, Any]
+from atomcsi.targets import NOISE, Target
+from atomcsi.training.data import LabelledStructures
+from atomcsi.training.evaluation import evaluate
+from atomcsi.training.fit import fit
+from atomcsi.training.model_files import METRICS, METRICS_SCHEMA, read_card, save_model
+from atomcsi.training.processes import ONE_DEVICE, Execution
+from atomcsi.training.training_data import TrainingData, check_elements
 
 
 def pretrain(
-    train: StructureLMDB,
-    val: StructureLMDB,
+    train: Sequence[StructureLMDB],
+    val: Sequence[StructureLMDB],
     folder: Path,
     *,
     backbone: BackboneSpec,
     settings: TrainSettings,
     seed: int,
-    device: str = "auto",
+    mix: NamedMix | None = None,
+    mixtures: Path | None = None,
+    graphs: Sequence[Graph | None] | None = None,
+    execution: Execution = ONE_DEVICE,
 ) -> None:
-    """Pretrains a backbone on N structures of one upstream dataset for E epochs and writes the model.
+    """Pretrains a backbone on N structures of upstream datasets for E epochs and writes the model.
+
+    The model learns energies and forces, or to tell noise from positions where the settings ask for that.
 
     Args:
-        train: Train split of the upstream.
-        val: Validation split of the upstream; picks the best epoch.
-        folder: Where ``model.safetensors`` and ``model.json`` go.
+        train: Train split of each upstream.
+        val: Validation split of each, in the same order; they pick the best weights.
+        folder: Where ``model.safetensors``, ``model.json`` and ``README.md`` go.
         backbone: What is trained.
         settings: Budget and schedule.
-        seed: Seed of the draw, the weights and the order.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        seed: Seed of the draws, the weights and the order.
+        mix: How many structures each upstream gives; needed for several.
+        mixtures: What :func:`atomcsi.mixtures.measure_mixes` found, for the mix of least CSI.
+        graphs: Graph of each upstream's structures; the backbone's own where None.
+        execution: Where it runs.
 
     Raises:
-        AtomcsiError: The data cannot be trained on, or the loss is not finite.
+        AtomcsiError: The data cannot be trained on, the loss is not finite, or a signal asked to stop.
     """
-    title = f"pretrain {train.metadata['provenance']['dataset']} seed {seed}"
-    fitted = _fit(train, val, folder, backbone, settings, seed, device, target="forces", init=None, title=title)
-    save_model(folder, fitted.potential, fitted.card)
+    graphs = [None] * len(train) if graphs is None else graphs
+    counts = [settings.structures]
+    if mix is not None:
+        parts = _parts_of_mix(mix, train, settings.structures, mixtures)
+        train, val, graphs = ([each[part] for part in parts] for each in (train, val, graphs))
+        counts = list(parts.values())
+        settings = settings.model_copy(update={"structures": sum(counts)})
+    elif len(train) > 1:
+        raise ConfigError(f"{len(train)} datasets to pretrain on need a mix that says how many structures of each")
+    target = "forces" if settings.denoise_sigma is None else NOISE
+    data = TrainingData.draw(
+        train, val, target=Target(target=target), settings=settings, seed=seed, counts=counts, graphs=graphs,
+        name=None if mix is None else mix.name,
+    )  # fmt: skip
+    model = fit(
+        data, folder, backbone=backbone, settings=settings, init=None, seed=seed, execution=execution,
+        title=f"pretrain {data.name} seed {seed}",
+    )  # fmt: skip
+    if process_rank() > 0:
+        return
+    save_model(folder, model.potential, model.card)
+    write_model_card(folder)
     remove(folder / "checkpoints")
 
 
@@ -89,217 +87,64 @@ def finetune(
     task: Task,
     task_name: str,
     init: Path | None,
+    init_name: str | None = None,
     backbone: BackboneSpec,
     seed: int,
-    device: str = "auto",
+    graph: Graph | None = None,
+    execution: Execution = ONE_DEVICE,
 ) -> None:
     """Trains a pretrained backbone with new heads on a task, tests its best epoch and writes model and metrics.
 
     Args:
         splits: The downstream dataset's train, val and test split.
-        folder: Where ``model.safetensors``, ``model.json`` and ``metrics.json`` go.
+        folder: Where ``model.safetensors``, ``model.json``, ``metrics.json`` and ``README.md`` go.
         task: Target, unit and schedule.
         task_name: The task's id.
-        init: Folder of the pretrained model; None to start from scratch.
+        init: Folder of the pretrained model, or a published checkpoint; None to start from scratch.
+        init_name: What the start is called; by default what the pretrained model was trained on.
         backbone: What is trained; must be what ``init`` was trained with.
         seed: Seed of the draw, the heads and the order.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        graph: Graph of the dataset's structures; the backbone's own if None.
+        execution: Where it runs.
 
     Raises:
         AtomcsiError: As for :func:`pretrain`, or the pretrained model does not fit.
     """
-    start = "scratch" if init is None else read_card(init)["dataset"]
-    if task.target != "forces":
-        _check_elements(splits["train"], splits["test"])
-    fitted = _fit(
-        splits["train"], splits["val"], folder, backbone, task.finetune, seed, device,
-        target=task.target, init=init, title=f"finetune {task_name} from {start} seed {seed}",
+    start = "scratch" if init is None else init_name or read_card(init)["dataset"]
+    if task.target != "forces" and task.reference == "elements":
+        check_elements(splits["train"], splits["test"])
+    data = TrainingData.draw(
+        [splits["train"]], [splits["val"]], target=task, settings=task.finetune, seed=seed, graphs=[graph]
+    )
+    model = fit(
+        data, folder, backbone=backbone, settings=task.finetune, init=init, seed=seed, execution=execution,
+        title=f"finetune {task_name} from {start} seed {seed}",
     )  # fmt: skip
-    save_model(folder, fitted.potential, fitted.card)
+    if process_rank() > 0:
+        return
+    save_model(folder, model.potential, model.card)
     test = LabelledStructures(splits["test"], target=task.target)
     metrics = {
         "task": task_name,
-        "dataset": fitted.card["dataset"],
+        "dataset": model.card["dataset"],
         "target": task.target,
         "unit": task.unit,
-        **evaluate(fitted, test, task.unit, task.finetune.batch_size),
+        **evaluate(model, test, task.unit, task.finetune),
         "structures": len(test),
         "init": start,
         "seed": seed,
-        "seconds": fitted.card["seconds"],
+        "seconds": model.card["seconds"],
         "budget": task.finetune.budget,
     }
-    write_json(folder / "metrics.json", METRICS_SCHEMA, metrics)
+    write_json(folder / METRICS, METRICS_SCHEMA, metrics)
+    write_model_card(folder)
     remove(folder / "checkpoints")
 
 
-@torch.no_grad()
-def evaluate(fitted: Fitted, structures: LabelledStructures, unit: str, batch_size: int) -> dict[str, float]:
-    """Mean absolute error of a potential: per force component, or per structure's energy.
-
-    Returns:
-        ``mae`` in ``unit`` and ``labels``, the number of errors that it averages.
-
-    Raises:
-        AtomcsiError: An error is not finite.
-    """
-    total, count = 0.0, 0
-    progress = Progress("test", total=len(structures), unit="structures")
-    for batch in loader(structures, batch_size=batch_size, collate=fitted.potential.backbone.collate()):
-        batch = batch.to(fitted.device)
-        prediction = fitted.potential(batch)
-        if structures.target == "forces":
-            error = prediction.forces * fitted.normaliser.force_scale - batch.forces
-        else:
-            error = fitted.normaliser.energy(prediction.energy, batch) - batch.energy
-        total += float(error.double().abs().sum())
-        count += error.numel()
-        progress.advance(len(batch))
-    if not math.isfinite(total):
-        raise AtomcsiError("the test error is not finite (lower learning_rate, or check the test labels)")
-    return {"mae": total / count * METRIC_UNITS[unit], "labels": count}
-
-
-def _fit(
-    train: StructureLMDB,
-    val: StructureLMDB,
-    folder: Path,
-    spec: BackboneSpec,
-    settings: TrainSettings,
-    seed: int,
-    device: str,
-    *,
-    target: str,
-    init: Path | None,
-    title: str,
-) -> Fitted:
-    """Trains, or goes on with, a potential; its work is in ``folder/checkpoints`` until the outputs are written."""
-    pretrained = None
-    if init is not None:
-        card = read_card(init)
-        weights = digest(init / WEIGHTS, "sha256")
-        pretrained = {"dataset": card["dataset"], "seed": card["seed"], "budget": card["budget"], "sha256": weights}
-    plan = {
-        "dataset": train.metadata["provenance"]["dataset"],
-        "fingerprints": [train.metadata["fingerprint"], val.metadata["fingerprint"]],
-        "backbone": spec.model_dump(mode="json"),
-        "settings": settings.model_dump(mode="json"),
-        "target": target,
-        "seed": seed,
-        "pretrained": pretrained,
-        "versions": versions(*_VERSIONS),
-    }
-    work = resume_folder(folder / "checkpoints", plan)
-    structures = LabelledStructures(train, target=target, limit=settings.structures, seed=seed)
-    if len(structures) < settings.structures:
-        problem = f"has {len(structures)} structures where {settings.structures} are to be trained on"
-        raise InputError(train.path, problem, mend="lower `structures` or choose a larger split")
-    validation = LabelledStructures(val, target=target, limit=settings.val_structures, seed=seed)
-    # Of the whole split, as the paper's references are: a small draw may lack an element that others hold.
-    whole = LabelledStructures(train, target=target)
-    normaliser = Normaliser.fit(whole.batches(), whole.reference)
-
-    torch.manual_seed(seed)
-    heads = [
-        head for head, weight in (("energy", settings.energy_weight), ("forces", settings.force_weight)) if weight > 0
-    ]
-    if "energy" in heads:
-        _check_elements(train, val)
-    backbone = build_backbone(spec.model_dump())
-    potential = Potential(backbone, heads=heads)
-    if init is not None:
-        load_backbone(backbone, init)
-    batches = loader(structures, batch_size=settings.batch_size, collate=backbone.collate(), seed=seed)
-    last, best = work / "last.ckpt", work / "best.ckpt"
-    if init is None and not last.exists():
-        backbone.fit_scales(islice(batches, -(-_SCALE_STRUCTURES // settings.batch_size)))
-
-    done = 0
-    if last.exists():
-        done = len(_read_checkpoint(last)["history"]) * len(structures)
-    progress = Progress(title, total=settings.budget, unit="structures", done=done)
-    module = PotentialModule(potential, normaliser, settings, len(batches) * settings.epochs, progress)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lightning's advice on workers, loggers and checkpoint folders
-        trainer = _trainer(work, settings, device)
-        trainer.fit(
-            module,
-            batches,
-            loader(validation, batch_size=settings.batch_size, collate=backbone.collate()),
-            ckpt_path=last if last.exists() else None,
-            weights_only=True,
-        )
-    module.load_state_dict(_read_checkpoint(best)["state_dict"])
-    best_epoch = min(module.history, key=lambda record: record["val_loss"])
-    progress.finish(f"best val loss {best_epoch['val_loss']:.4g} after epoch {best_epoch['epoch']}")
-    card = {
-        **plan,
-        "structures": len(structures),
-        "budget": settings.budget,
-        "atoms": int(train.natoms[structures.indices].sum()),
-        "parameters": sum(parameter.numel() for parameter in potential.parameters()),
-        "linear_reference": {str(z): e for z, e in enumerate(normaliser.reference.tolist()) if e},
-        "energy_scale": normaliser.energy_scale,
-        "force_scale": normaliser.force_scale,
-        "best_epoch": best_epoch["epoch"],
-        "seconds": sum(record["seconds"] for record in module.history),
-        "history": module.history,
-    }
-    return Fitted(potential.to(trainer.strategy.root_device).eval(), normaliser, trainer.strategy.root_device, card)
-
-
-def _check_elements(train: StructureLMDB, other: StructureLMDB) -> None:
-    """Refuses structures whose energies cannot be known: total energies of an element are thousands of eV."""
-    if unseen := sorted(set(map(int, other.metadata["elements"])) - set(map(int, train.metadata["elements"]))):
-        symbols = ", ".join(chemical_symbols[number] for number in unseen)
-        raise InputError(
-            other.path, f"holds {symbols}, which {train.path} does not", mend="split the dataset otherwise"
-        )
-
-
-class _AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that appear whole; lightning's own are moved in from the system's temporary folder.
-
-    That folder is another disk on most clusters, and a move between disks can be cut off half-way.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes a checkpoint beside its final name, then renames it."""
-        with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise InputError(path, "is no readable checkpoint", mend=f"delete {path.parent} and run again") from error
-
-
-def _trainer(work: Path, settings: TrainSettings, device: str) -> pl.Trainer:
-    # Saved at the end of an epoch, after its validation and with all counters settled, so that a resumed run
-    # starts with the next epoch and repeats an uninterrupted one exactly.
-    checkpoint = ModelCheckpoint(
-        work,
-        filename="best",
-        monitor="val/loss",
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return pl.Trainer(
-        accelerator={"cuda": "gpu"}.get(device, device),
-        devices=1,
-        max_epochs=settings.epochs,
-        gradient_clip_val=settings.clip_norm or settings.clip_value,
-        gradient_clip_algorithm="norm" if settings.clip_norm else "value",
-        plugins=[_AtomicCheckpoints()],
-        callbacks=[EMAWeightAveraging(decay=settings.ema_decay), checkpoint],
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=work,
-    )
+def _parts_of_mix(
+    mix: NamedMix, train: Sequence[StructureLMDB], structures: int, mixtures: Path | None
+) -> dict[int, int]:
+    """Returns the positions of the datasets that the mix takes anything of, with how many structures."""
+    sizes = {store.metadata["provenance"]["dataset"]: len(store) for store in train}
+    counts = structures_of(mix.mix, sizes, structures, None if mixtures is None else read_mixes(mixtures))
+    return {position: counts[name] for position, name in enumerate(sizes) if name in counts}
