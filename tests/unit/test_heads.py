@@ -29,7 +29,7 @@ class Pairs(Backbone):
         length = vector.norm(dim=1, keepdim=True)
         powers = torch.exp(-length * torch.arange(1, 5, dtype=length.dtype))
         node = powers.new_zeros(len(batch.numbers), 4).index_add(0, target, powers)
-        return Features(node=node, edge=length, edge_target=target, edge_direction=vector / length)
+        return Features(node=node, edge=lambda: length, edge_target=target, edge_direction=vector / length)
 
 
 def structure(atoms: Atoms, seed=0) -> Structure:
@@ -54,7 +54,7 @@ def molecules():
 
 def features_of(batch, node):
     edges = torch.zeros(0, dtype=torch.long)
-    return Features(node=node, edge=torch.zeros(0, 1), edge_target=edges, edge_direction=torch.zeros(0, 3))
+    return Features(node=node, edge=lambda: torch.zeros(0, 1), edge_target=edges, edge_direction=torch.zeros(0, 3))
 
 
 @pytest.mark.parametrize("readout", ["sum", "mean", "max"])
@@ -197,7 +197,7 @@ def test_force_head_by_hand(molecules):
     batch = batch_of(molecules[1:2])
     head = ForceHead(Pairs())
     features = Pairs()(batch)
-    lengths = head.of_edges.mlps[0](features.edge)
+    lengths = head.of_edges.mlps[0](features.edge())
     expected = torch.stack(
         [(lengths * features.edge_direction)[features.edge_target == atom].sum(0) for atom in range(3)]
     )
