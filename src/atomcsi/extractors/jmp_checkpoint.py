@@ -92,10 +92,7 @@ def load_jmp(
     Raises:
         InputError: The checkpoint does not exist, is none, or is of another model.
     """
-    content = read_checkpoint(path, skip_objects=True)
-    state = {str(key): tensor for key, tensor in content["state_dict"].items()}
-    state |= _averages(path, list(state), content.get("optimizer_states"))
-    weights = {_name(key): _fitted(key, tensor) for key, tensor in state.items() if _is_needed(key, direct_forces)}
+    weights = jmp_weights(path, direct_forces=direct_forces)
     blocks = {key.split(".")[1] for key in weights if key.startswith("int_blocks.")}
     name = next((name for name in SETTINGS if _blocks(name) == len(blocks)), None)
     if name is None:
@@ -104,6 +101,22 @@ def load_jmp(
     model = jmp(name, cutoff=cutoff, max_neighbors=max_neighbors, direct_forces=direct_forces)
     load_weights(path, model, weights, name)
     return model.eval()
+
+
+def jmp_weights(path: Path, *, direct_forces: bool) -> dict[str, Any]:
+    """Reads the weights of a checkpoint of JMP's, averaged, under GemNetOC's names.
+
+    Args:
+        path: The checkpoint. Nothing that it holds is run.
+        direct_forces: Whether those of features of edges are wanted too.
+
+    Raises:
+        InputError: The checkpoint does not exist, or is none.
+    """
+    content = read_checkpoint(path, skip_objects=True)
+    state = {str(key): tensor for key, tensor in content["state_dict"].items()}
+    state |= _averages(path, list(state), content.get("optimizer_states"))
+    return {_name(key): _fitted(key, tensor) for key, tensor in state.items() if _is_needed(key, direct_forces)}
 
 
 def _averages(path: Path, keys: Sequence[str], optimizers: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -207,6 +208,17 @@ class GemNetOC(Backbone):
             for scale in scales:
                 scale.fitting = False
 
+    def load_published(self, path: Path) -> None:
+        """Loads the weights of JMP-S or JMP-L from a checkpoint of theirs; the settings must be those of the model.
+
+        Raises:
+            InputError: The checkpoint is missing or damaged, or is of a model of other settings.
+        """
+        # They know this class.
+        from atomcsi.extractors.checkpoints import load_weights
+        from atomcsi.extractors.jmp_checkpoint import jmp_weights
+
+        load_weights(path, self, jmp_weights(path, direct_forces=self.direct_forces), "the backbone's GemNet-OC")
 
     def depth(self, parameter: str) -> int:
         """An output block belongs to the interaction block before it, the first one to the embedding."""
