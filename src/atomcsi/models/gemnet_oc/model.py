@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Literal
@@ -213,12 +212,6 @@ class GemNetOC(Backbone):
         finally:
             for scale in scales:
                 scale.fitting = False
-
-
-    def depth(self, parameter: str) -> int:
-        """An output block belongs to the interaction block before it, the first one to the embedding."""
-        match = re.match(r"(int|out)_blocks\.(\d+)\.", parameter)
-        return 0 if match is None else int(match[2]) + (match[1] == "int")
 
 
 class AtomEmbedding(nn.Module):
