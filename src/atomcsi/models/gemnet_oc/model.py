@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -187,6 +186,13 @@ class GemNetOC(Backbone):
             return torch.utils.checkpoint.checkpoint(function, *arguments, use_reentrant=False)
         return function(*arguments)
 
+    def depth(self, parameter: str) -> int:
+        """An output block belongs to the interaction block before it, the first to the embedding."""
+        kind, _, rest = parameter.partition(".")
+        if kind in ("int_blocks", "out_blocks"):
+            return int(rest.partition(".")[0]) + (kind == "int_blocks")
+        return len(self.int_blocks) if kind in ("out_mlp_E", "out_mlp_F") else 0
+
     @torch.no_grad()
     def fit_scales(self, batches: Iterable[AtomBatch]) -> None:
         """Fits the scale factors anew, so that activations keep their variance through the network.
@@ -219,12 +225,6 @@ class GemNetOC(Backbone):
         from atomcsi.extractors.jmp_checkpoint import jmp_weights
 
         load_weights(path, self, jmp_weights(path, direct_forces=self.direct_forces), "the backbone's GemNet-OC")
-
-    def depth(self, parameter: str) -> int:
-        """An output block belongs to the interaction block before it, the first one to the embedding."""
-        match = re.match(r"(int|out)_blocks\.(\d+)\.", parameter)
-        return 0 if match is None else int(match[2]) + (match[1] == "int")
-
 
 class AtomEmbedding(nn.Module):
     """One vector per element.
