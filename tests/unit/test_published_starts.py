@@ -12,7 +12,7 @@ from atomcsi.config import BackboneSpec, Task, TrainSettings
 from atomcsi.errors import InputError
 from atomcsi.extractors.equiformer_v2 import EquiformerV2Extractor
 from atomcsi.extractors.gemnet_oc import GemNetOCExtractor
-from atomcsi.extractors.jmp_checkpoint import SETTINGS, jmp
+from atomcsi.models.gemnet_oc.jmp import SETTINGS, jmp
 from atomcsi.models.potential import build_backbone
 from atomcsi.structure import Structure
 from atomcsi.training.processes import Execution

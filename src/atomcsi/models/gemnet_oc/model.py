@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,12 +13,14 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from atomcsi.catalogue import Graph
+from atomcsi.extractors.checkpoints import load_weights
 from atomcsi.models.base import Backbone, Features
 from atomcsi.models.batch import AtomBatch, join
 from atomcsi.models.gemnet_oc.bases import Bases
 from atomcsi.models.gemnet_oc.blocks import InteractionBlock, OutputBlock
 from atomcsi.models.gemnet_oc.graph import GemNetBatch, GemNetCollate, GraphSettings, NeighborRule, build_graph
 from atomcsi.models.gemnet_oc.layers import Dense, EdgeEmbedding, Residual, Scale
+from atomcsi.models.gemnet_oc.published import published_weights
 from atomcsi.models.gemnet_oc.settings import Sizes, Switches
 from atomcsi.structure import MAX_ATOMIC_NUMBER
 
@@ -151,11 +154,7 @@ class GemNetOC(Backbone):
         return GemNetCollate(settings=self.graph_settings, graphs=graphs)
 
     def forward(self, batch: AtomBatch) -> Features:
-        """Computes the features of a batch; builds its graphs where :meth:`collate` has not done so.
-
-        Raises:
-            AtomcsiError: No two atoms of the batch are within the cutoff.
-        """
+        """Computes the features of a batch; builds its graphs where :meth:`collate` has not done so."""
         if not isinstance(batch, GemNetBatch):
             values = {field.name: getattr(batch, field.name) for field in fields(batch)}
             batch = GemNetBatch(**values, graph=build_graph(batch, self.graph_settings))
@@ -186,13 +185,6 @@ class GemNetOC(Backbone):
             return torch.utils.checkpoint.checkpoint(function, *arguments, use_reentrant=False)
         return function(*arguments)
 
-    def depth(self, parameter: str) -> int:
-        """An output block belongs to the interaction block before it, the first to the embedding."""
-        kind, _, rest = parameter.partition(".")
-        if kind in ("int_blocks", "out_blocks"):
-            return int(rest.partition(".")[0]) + (kind == "int_blocks")
-        return len(self.int_blocks) if kind in ("out_mlp_E", "out_mlp_F") else 0
-
     @torch.no_grad()
     def fit_scales(self, batches: Iterable[AtomBatch]) -> None:
         """Fits the scale factors anew, so that activations keep their variance through the network.
@@ -214,17 +206,19 @@ class GemNetOC(Backbone):
             for scale in scales:
                 scale.fitting = False
 
+    def depth(self, parameter: str) -> int:
+        """An output block belongs to the interaction block before it, the first one to the embedding."""
+        match = re.match(r"(int|out)_blocks\.(\d+)\.", parameter)
+        return 0 if match is None else int(match[2]) + (match[1] == "int")
+
     def load_published(self, path: Path) -> None:
-        """Loads the weights of JMP-S or JMP-L from a checkpoint of theirs; the settings must be those of the model.
+        """Loads weights in the layout of JMP or of fairchem-core 1.10; settings must be those of its model.
 
         Raises:
             InputError: The checkpoint is missing or damaged, or is of a model of other settings.
         """
-        # They know this class.
-        from atomcsi.extractors.checkpoints import load_weights
-        from atomcsi.extractors.jmp_checkpoint import jmp_weights
+        load_weights(path, self, published_weights(path, direct_forces=self.direct_forces), "the backbone's GemNet-OC")
 
-        load_weights(path, self, jmp_weights(path, direct_forces=self.direct_forces), "the backbone's GemNet-OC")
 
 class AtomEmbedding(nn.Module):
     """One vector per element.
