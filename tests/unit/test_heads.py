@@ -14,7 +14,6 @@ from atomcsi.models.potential import Potential
 from atomcsi.structure import Structure
 from atomcsi.structure_batch import StructureBatch
 from atomcsi.training.normalisation import Normaliser
-from atomcsi.training.objective import force_loss, scalar_loss
 
 
 class Pairs(Backbone):
@@ -179,18 +178,6 @@ def test_a_normaliser_of_a_mix(toy_structures):
         assert torch.equal(mix.energy_target(batch)[rows], parts[position].energy_target(alone))
         found = mix.force_target(batch)[torch.repeat_interleave(batch.dataset, batch.natoms) == position]
         assert torch.equal(found, parts[position].force_target(alone))
-
-
-def test_losses_by_hand(molecules):
-    found, target = torch.tensor([0.0, 3.0]), torch.tensor([1.0, 1.0])
-    assert scalar_loss("l1", found, target).tolist() == [1.0, 2.0]
-    assert scalar_loss("mse", found, target).tolist() == [1.0, 4.0]
-    entropy = scalar_loss("cross-entropy", found, target)
-    assert entropy.tolist() == pytest.approx([np.log(2), np.log(1 + np.exp(-3))])
-    batch = batch_of(molecules[1:2])  # water
-    off = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    for kind, expected in (("norm", 6 / 3), ("l1", 8 / 9), ("mse", 26 / 9)):
-        assert force_loss(kind, off, torch.zeros(3, 3), batch).item() == pytest.approx(expected)
 
 
 def test_force_head_by_hand(molecules):
