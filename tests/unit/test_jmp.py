@@ -180,9 +180,9 @@ def test_layout(small):
 def test_features_are_those_of_jmp(small, width, options, norms, expected):
     """JMP's graphs and backbone in float32, each structure with its own cutoff, with the same weights.
 
-    The wider slab was computed with commit 8a2231a of atomcsi, on fairchem's blocks, which gave JMP's numbers for the narrow one. In
-    that one the limit of 30 neighbours cuts between images at one distance, of which JMP keeps some by an accident of
-    an unstable sort.
+    The wider slab was computed with commit 8a2231a of atomcsi, on fairchem's blocks, which gave JMP's numbers for the
+    narrow one. In that one the limit of 30 neighbours cuts between images at one distance, of which JMP keeps some by
+    an accident of an unstable sort.
     """
     extractor = GemNetOCExtractor(checkpoint=small, **options)
     assert extractor.dim == 256
