@@ -169,8 +169,8 @@ def heads(theirs, features, index):
     )
 
 
-def batch_of(model, structures, dtype=torch.float64, **options):
-    return replace(model.collate(**options), dtype=dtype)(structures)
+def batch_of(model, structures, dtype=torch.float64):
+    return replace(model.collate(), dtype=dtype)(structures)
 
 
 def largest_error(found, expected):
@@ -271,7 +271,7 @@ class TestAgainstFairchem:
         assert largest_error(*forces) < 1e-10
 
     def test_edges(self):
-        """Where limits cut, too: two thirds of the candidates."""
+        """Where limits cut, too."""
         theirs, model = pair(**TINY, max_neighbors=9)
         members = [*make_molecules(2), *make_slabs(2)]
         batch = batch_of(model, members)
