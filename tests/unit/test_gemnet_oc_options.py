@@ -237,7 +237,7 @@ def test_checkpointing_keeps_gradients_and_saves_memory(ethanol, slab):
 
 
 def test_bfloat16_leaves_geometry_alone(ethanol, slab):
-    """bfloat16 resolves 4e-3 of a number; 8e-3 and 1.4e-2 were seen in features of atoms and edges, root mean square."""
+    """bfloat16 resolves 4e-3 of a number; 8e-3 and 1.4e-2 were seen in features of atoms and edges."""
     model = make_model(torch.float32)
     batch = batch_of(model, [ethanol, slab], dtype=torch.float32)
     model.fit_scales([batch])
