@@ -292,7 +292,7 @@ class TestAtomsWithoutEdges:
 class TestConfigFiles:
     @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
     def test_parameters_and_scale_factors(self, path):
-        """Published are 39 million for GemNet-OC and 216 million for its large form (arXiv 2206.14331, table 1)."""
+        """Published are 39 million for GemNet-OC and 216 million for its large form (arXiv 2306.12059, table 2)."""
         with torch.device("meta"):  # without drawing hundreds of millions of weights
             backbone = build_backbone(yaml.safe_load(path.read_text()))
         weights = sum(weight.numel() for weight in backbone.parameters())
