@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +180,8 @@ class TestEdgesLeftOut:
         assert torch.equal(kept, kept[batch.graph.reverse])
         assert kept.double().mean().item() == pytest.approx(0.7, abs=0.1)  # 244 pairs are drawn: a deviation of 0.03
         main = batch.graph.main
-        parts = {name: getattr(main, name)[kept] for name in ("source", "target", "shift", "image", "slot")}
+        values = {field.name: getattr(main, field.name) for field in fields(main)}
+        parts = {name: value[kept] for name, value in values.items() if isinstance(value, torch.Tensor)}
         place = kept.cumsum(0) - 1
         graph = replace(batch.graph, main=replace(main, **parts), reverse=place[batch.graph.reverse[kept]])
         expected = model.eval()(replace(batch, graph=graph))
