@@ -26,13 +26,14 @@ class Features:
 
     Attributes:
         node: Invariant features of the atoms, shape (atoms, node_dim).
-        edge: Invariant features of the directed edges, shape (edges, edge_dim).
+        edge: Computes invariant features of the directed edges, shape (edges, edge_dim); a third of some models'
+            work, and only direct forces ask for it.
         edge_target: Atom that each edge points to, shape (edges,), integers.
         edge_direction: Unit vectors along the edges, from source to target, shape (edges, 3).
     """
 
     node: Tensor
-    edge: Tensor
+    edge: Callable[[], Tensor]
     edge_target: Tensor
     edge_direction: Tensor
 
