@@ -77,6 +77,15 @@ class Backbone(nn.Module, ABC):
             batches: A few batches of training data, on the device of the model.
         """
 
+    def drop_edges(self, probability: float) -> None:
+        """Makes training leave out edges of the graph, each with this probability, drawn anew for each batch.
+
+        Raises:
+            ConfigError: The backbone cannot.
+        """
+        if probability:
+            raise ConfigError(f"{type(self).__name__} cannot leave out edges (leave out edge_dropout)")
+
     def depth(self, parameter: str) -> int:
         """Says how deep in the network a parameter is: 0 in what embeds, 1 and so on in the interaction blocks.
 

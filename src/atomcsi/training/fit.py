@@ -87,6 +87,7 @@ def fit(
         readout=data.target.readout,
         datasets=len(data.datasets),
     )
+    potential.backbone.drop_edges(settings.edge_dropout)
     if init is not None:
         load_start(potential.backbone, init)
     collate = potential.backbone.collate(data.graphs)

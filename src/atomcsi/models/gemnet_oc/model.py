@@ -73,7 +73,6 @@ class GemNetOC(Backbone):
         qint_tags: OC20's tags of atoms that are in the middle of quadruplets: 0 below the surface, 1 at the surface,
             2 adsorbates and everything that has no tags.
         direct_forces: Whether there are features of edges.
-        edge_dropout: Probability that an edge is left out while training.
         checkpointing: Whether activations of blocks are computed again in the backward pass, which takes a third
             more time and a fraction of the memory.
     """
@@ -118,7 +117,6 @@ class GemNetOC(Backbone):
         atom_interaction: bool = True,
         qint_tags: Sequence[int] = (0, 1, 2),
         direct_forces: bool = True,
-        edge_dropout: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
         given = locals()
@@ -138,7 +136,7 @@ class GemNetOC(Backbone):
             neighbor_rule=neighbor_rule,
         )
         self.atom_emb = AtomEmbedding(num_elements, emb_size_atom)
-        self.bases = Bases(sizes, switches, reach=basis_cutoff or cutoff, envelope=envelope, edge_dropout=edge_dropout)
+        self.bases = Bases(sizes, switches, reach=basis_cutoff or cutoff, envelope=envelope)
         self.edge_emb = EdgeEmbedding(emb_size_atom, num_radial, emb_size_edge)
         self.int_blocks = nn.ModuleList(InteractionBlock(sizes, switches) for _ in range(num_blocks))
         self.out_blocks = nn.ModuleList(OutputBlock(sizes, direct_forces=direct_forces) for _ in range(num_blocks + 1))
@@ -210,6 +208,10 @@ class GemNetOC(Backbone):
         finally:
             for scale in scales:
                 scale.fitting = False
+
+    def drop_edges(self, probability: float) -> None:
+        """Leaves out edges while training, both directions of an edge with an embedding together."""
+        self.bases.edge_dropout = probability
 
     def depth(self, parameter: str) -> int:
         """An output block belongs to the interaction block before it, the first one to the embedding."""
