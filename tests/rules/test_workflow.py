@@ -56,12 +56,12 @@ class Run:
         return {name: int(count) for name, count in rows}
 
     def results(self) -> dict[str, object]:
-        """Every number of the run but times, by file."""
+        """Every number of the run but times and what follows from them, by file."""
         found = {}
         for path in sorted((self.folder / "results").rglob("*.json")):
             content = json.loads(path.read_text())
             for record in (content, *content.get("history", []), *content.get("upstreams", [])):
-                for key in [key for key in record if key.endswith("seconds")]:
+                for key in [key for key in record if key.endswith("seconds") or key == "costs"]:
                     del record[key]
             found[str(path.relative_to(self.folder))] = content
         return found
