@@ -14,7 +14,7 @@ from atomcsi.catalogue import Graph
 from atomcsi.models.gemnet_oc import basis
 from atomcsi.models.gemnet_oc.graph import GemNetCollate, GraphSettings
 from atomcsi.models.gemnet_oc.settings import Switches
-from atomcsi.models.gemnet_oc.tables import swap, to_rows, to_table
+from atomcsi.models.gemnet_oc.tables import picked, placed, to_rows, to_tables
 from atomcsi.structure import Structure
 from atomcsi.structure_batch import StructureBatch
 
@@ -184,14 +184,15 @@ class TestPerStructureGraphs:
 
 class TestTriangles:
     @staticmethod
-    def found(graph, natoms):
+    def found(graph):
         """Main edge c -> a, quadruplet edge b -> a and main edge d -> b of each triangle, by position."""
         main, middle = graph.main, graph.quadruplet
-        of_main = to_table(torch.arange(len(main)), main.slot, natoms, main.width)
-        of_middle = to_table(torch.arange(len(middle)), middle.slot, natoms, middle.width)
-        pairs = of_main[:, :, None].expand(-1, -1, middle.width), of_middle[:, None].expand(-1, main.width, -1)
-        c, b = (part.flatten()[graph.triangles[0]] for part in pairs)
-        d = of_main[middle.source].flatten()[graph.triangles[1]]
+        tables = [to_tables(torch.arange(len(edges)), edges) for edges in (main, middle)]
+        pairs = [torch.cartesian_prod(x, y) for group in zip(*tables, strict=True) for x, y in zip(*group, strict=True)]
+        c, b = torch.cat(pairs)[graph.triangles[0]].T
+        of_atom = torch.zeros(int(main.target.max()) + 1, main.width, dtype=torch.long)
+        of_atom[main.target, main.rank] = torch.arange(len(main))
+        d = of_atom[middle.source].flatten()[graph.triangles[1]]
         return list(zip(c.tolist(), b.tolist(), d.tolist(), strict=True))
 
     def test_equal_a_loop_over_quadruplets(self):
@@ -207,28 +208,40 @@ class TestTriangles:
                     if np.abs(of_main[c] - (of_middle[q] + of_main[d])).max() < 1e-6:
                         expected.append((c, q, d))
         assert len(expected) > 50
-        assert sorted(self.found(batch.graph, len(batch.numbers))) == sorted(expected)
+        assert sorted(self.found(batch.graph)) == sorted(expected)
 
 
 class TestTables:
-    def test_round_trip(self):
-        batch = batch_of([make_molecule(), make_crystal()], **LIMITED)
-        edges, natoms = batch.graph.main, len(batch.numbers)
+    @pytest.fixture
+    def batch(self):
+        """Atoms with very different numbers of edges, from none on."""
+        return batch_of([make_molecule("C6H6"), Atoms("H"), make_crystal(), Atoms("H2", [[0, 0, 0], [0, 0, 3]])])
+
+    def test_round_trip(self, batch):
+        edges = batch.graph.main
         rows = torch.randn(len(edges), 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        table = to_table(rows, edges.slot, natoms, edges.width)
-        assert table.shape == (natoms, edges.width, 3, 2)
-        assert torch.equal(to_rows(table, edges.slot), rows)
-        torch.testing.assert_close(table.sum(1), torch.zeros(natoms, 3, 2).double().index_add(0, edges.target, rows))
+        tables = to_tables(rows, edges)
+        assert [tuple(table.shape) for table in tables] == [(*shape, 3, 2) for shape in edges.shapes]
+        assert torch.equal(to_rows(tables, edges), rows)
+
+    def test_each_atom_has_its_own_edges_and_nothing_else(self, batch):
+        edges, natoms = batch.graph.main, len(batch.numbers)
+        rows = torch.randn(len(edges), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        sums = torch.cat([table.sum(1) for table in to_tables(rows, edges)])
+        expected = rows.new_zeros(natoms).index_add(0, edges.target, rows)
+        torch.testing.assert_close(sums[batch.graph.place], expected)
+
+    def test_little_is_empty(self, batch):
+        """One table would be as wide as the crystal's atoms have edges, for all atoms."""
+        edges = batch.graph.main
+        assert sum(atoms for atoms, _ in edges.shapes) == len(batch.numbers)
+        assert len(edges) <= sum(atoms * width for atoms, width in edges.shapes) < len(batch.numbers) * edges.width
 
     def test_gradients(self):
-        slot, opposite = torch.tensor([0, 1, 3]), torch.tensor([1, 0, 2])
-        rows = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-        table = torch.randn(2, 2, 2, dtype=torch.float64, requires_grad=True)
-        for function, inputs in (
-            (lambda x: to_table(x, slot, 2, 2), rows),
-            (lambda x: to_rows(x, slot), table),
-            (lambda x: swap(x, opposite), rows),
-        ):
+        slot = torch.tensor([0, 3, 1])
+        rows = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        table = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        for function, inputs in ((lambda x: placed(x, slot, 4), rows), (lambda x: picked(x, slot), table)):
             assert torch.autograd.gradcheck(function, inputs)
             assert torch.autograd.gradgradcheck(function, inputs)
 
