@@ -11,7 +11,7 @@ Everything is NumPy on sorted integers, made in the workers of the data loader.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -155,14 +155,14 @@ class GemNetCollate:
 def build_graph(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Graph | None] = (None,)) -> GemNetGraph:
     """Builds the graphs of a batch; see :class:`GemNetCollate`."""
     limits = _limits(batch, settings, graphs)
-    found = _candidates(batch, limits.cutoff)
+    found = _Candidates.of(batch, limits.cutoff)
     natoms = len(batch.numbers)
     cap = limits.neighbors[batch.index.cpu().numpy()]
 
     def nearest(limit: int) -> _Arrays:
         """The nearest neighbours of all atoms, with this limit where ``max_neighbors`` is the model's own."""
         share = cap if limit == settings.max_neighbors else cap * limit // settings.max_neighbors
-        return found.nearest(share, ties=settings.neighbor_rule == "order-free")
+        return found.nearest(np.maximum(share, 1), ties=settings.neighbor_rule == "order-free")
 
     main, reverse = _symmetric(nearest(settings.max_neighbors), settings.neighbor_rule)
     groups = _Groups.of(main, natoms)
@@ -175,8 +175,8 @@ def build_graph(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Grap
     if settings.switches.quad_interaction:
         wanted = np.isin(batch.tags.cpu().numpy(), settings.qint_tags)
         middle = nearest(settings.max_neighbors_qint)
-        middle = middle[wanted[middle.source] | wanted[middle.target]].by_image()
-        opposite = middle.image_of(middle.target, -middle.offset)
+        middle = middle[wanted[middle.source] | wanted[middle.target]]
+        opposite = middle.opposite().image
         triangles = _triangles(main, middle, groups)
         quadruplet = edges(middle)
     device = batch.positions.device
@@ -185,11 +185,11 @@ def build_graph(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Grap
         reverse=torch.from_numpy(reverse),
         cutoff=torch.as_tensor(limits.cutoff, dtype=batch.positions.dtype),
         place=torch.from_numpy(groups.place),
-        atom_edge=edges(nearest(settings.max_neighbors_aeaint).by_image()) if uses_atom_edges else None,
+        atom_edge=edges(nearest(settings.max_neighbors_aeaint)) if uses_atom_edges else None,
         quadruplet=quadruplet,
         opposite_image=None if opposite is None else torch.from_numpy(opposite),
         triangles=None if triangles is None else torch.from_numpy(triangles),
-        pairs=edges(nearest(settings.max_neighbors_aint).by_image()) if settings.switches.atom_interaction else None,
+        pairs=edges(nearest(settings.max_neighbors_aint)) if settings.switches.atom_interaction else None,
     )
     return graph.to(device)
 
@@ -220,51 +220,49 @@ def _limits(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Graph | 
 
 @dataclass(frozen=True, slots=True)
 class _Arrays:
-    """Edges while they are chosen: ``offset`` counts lattice vectors, ``base`` makes numbers of offsets."""
+    """Edges while they are chosen.
+
+    Attributes:
+        source: Atom that each edge comes from, shape (edges,).
+        target: Atom that it points to, shape (edges,).
+        offset: Lattice vectors to the source's image that is meant, shape (edges, 3).
+        base: More than the number of different offsets along a lattice vector, and of differences of two.
+        natoms: Number of atoms in the batch.
+    """
 
     source: np.ndarray
     target: np.ndarray
     offset: np.ndarray
-    distance: np.ndarray
     base: int
+    natoms: int
 
     def __getitem__(self, chosen: np.ndarray) -> _Arrays:
-        return _Arrays(self.source[chosen], self.target[chosen], self.offset[chosen], self.distance[chosen], self.base)
+        return replace(self, source=self.source[chosen], target=self.target[chosen], offset=self.offset[chosen])
+
+    def opposite(self) -> _Arrays:
+        """The same edges in the other direction."""
+        return replace(self, source=self.target, target=self.source, offset=-self.offset)
 
     def image_of(self, atom: np.ndarray, offset: np.ndarray) -> np.ndarray:
         """A number for an image of an atom, the larger the later in the order of atoms, then of offsets."""
-        middle = self.base // 2
-        x, y, z = (offset + middle).T
+        x, y, z = (offset + self.base // 2).T
         return ((atom * self.base + x) * self.base + y) * self.base + z
 
     @property
     def image(self) -> np.ndarray:
         return self.image_of(self.source, self.offset)
 
-    def by_image(self) -> _Arrays:
-        """In the order of targets, then of images."""
-        return self[np.lexsort((self.image, self.target))]
+    def key_of(self, target: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """A number for an edge; one column of integers is sorted many times faster than several."""
+        return target * (self.natoms * self.base**3) + image
 
-    def nearest(self, limit: np.ndarray, *, ties: bool) -> _Arrays:
-        """The ``limit`` (by atom) nearest neighbours of each atom, of edges in the order of targets and distances.
-
-        Args:
-            limit: Largest number of neighbours, shape (atoms,).
-            ties: Whether to keep all neighbours that are as near as the last one.
-        """
-        count = np.bincount(self.target, minlength=len(limit))
-        if (count <= limit).all():
-            return self
-        if not ties:
-            return self[self.rank < limit[self.target]]
-        full, first = count > limit, np.cumsum(count) - count
-        reach = np.full(len(limit), np.inf)
-        reach[full] = self.distance[(first + limit - 1)[full]] + _TIE
-        return self[self.distance <= reach[self.target]]
+    @property
+    def key(self) -> np.ndarray:
+        return self.key_of(self.target, self.image)
 
     @property
     def rank(self) -> np.ndarray:
-        """Position of each edge among those of its target."""
+        """Position of each edge among those of its target, in the order of targets."""
         count = np.bincount(self.target)
         return np.arange(len(self.target)) - (np.cumsum(count) - count)[self.target]
 
@@ -328,27 +326,64 @@ class _Groups:
         return first_row[self.group] + (self.place - first_atom[self.group]) * rows[self.group]
 
 
-def _candidates(batch: AtomBatch, cutoff: np.ndarray) -> _Arrays:
-    """All edges within each structure's cutoff, in the order of targets, distances and images."""
-    positions, cell = batch.positions.detach().double().cpu().numpy(), batch.cell.double().cpu().numpy()
-    pbc, natoms = batch.pbc.cpu().numpy(), batch.natoms.tolist()
-    targets, sources, distances, offsets = [], [], [], []
-    first = 0
-    for position, size in enumerate(natoms):
-        own = positions[first : first + size]
-        source, target, offset = edges_within(own, cell[position], pbc[position], cutoff[position])
-        sources.append(source + first)
-        targets.append(target + first)
-        offsets.append(-offset)  # of the source
-        distances.append(np.linalg.norm(own[source] - own[target] - offset @ cell[position], axis=1))
-        first += size
-    target, offset = np.concatenate(targets), np.concatenate(offsets)
-    base = 4 * int(np.abs(offset).max(initial=0)) + 1  # differences of two offsets have a number too
-    # Images of an atom are often at one distance, up to six in a hexagonal cell. If limits cut between them, what is
-    # kept is an accident of rounding and of an unstable sort in fairchem and JMP; here, the order of the images.
-    distance = np.concatenate(distances).round(_DIGITS)
-    found = _Arrays(np.concatenate(sources), target, offset, distance, base)
-    return found[np.lexsort((found.image, distance, target))]
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """All edges within each structure's cutoff.
+
+    Attributes:
+        edges: In the order of targets, then of images.
+        distance: Angstrom, shape (edges,).
+        nearness: Position of each edge among those of its target by distance, then by image, shape (edges,).
+    """
+
+    edges: _Arrays
+    distance: np.ndarray
+    nearness: np.ndarray
+
+    @classmethod
+    def of(cls, batch: AtomBatch, cutoff: np.ndarray) -> _Candidates:
+        """Searches the neighbours within each structure's cutoff in Angstrom."""
+        positions, cell = batch.positions.detach().double().cpu().numpy(), batch.cell.double().cpu().numpy()
+        pbc, natoms = batch.pbc.cpu().numpy(), batch.natoms.tolist()
+        targets, sources, distances, offsets = [], [], [], []
+        first = 0
+        for position, size in enumerate(natoms):
+            own = positions[first : first + size]
+            source, target, offset = edges_within(own, cell[position], pbc[position], cutoff[position])
+            sources.append(source + first)
+            targets.append(target + first)
+            offsets.append(-offset)  # of the source
+            distances.append(np.linalg.norm(own[source] - own[target] - offset @ cell[position], axis=1))
+            first += size
+        offset = np.concatenate(offsets)
+        base = 4 * int(np.abs(offset).max(initial=0)) + 1  # differences of two offsets have a number too
+        found = _Arrays(np.concatenate(sources), np.concatenate(targets), offset, base, first)
+        order = np.argsort(found.key)
+        edges = found[order]
+        # Images of an atom are often at one distance, up to six in a hexagonal cell. If limits cut between them, what
+        # is kept is an accident of rounding and of an unstable sort in fairchem and JMP; here, the order of the images.
+        distance = np.concatenate(distances)[order].round(_DIGITS)
+        nearness = np.empty_like(order)
+        nearness[np.argsort(edges.target * (2 * cutoff.max()) + distance, kind="stable")] = edges.rank
+        return cls(edges, distance, nearness)
+
+    def nearest(self, limit: np.ndarray, *, ties: bool) -> _Arrays:
+        """The nearest neighbours of each atom.
+
+        Args:
+            limit: Largest number of neighbours, at least 1, shape (atoms,).
+            ties: Whether to keep all neighbours that are as near as the last one.
+        """
+        target = self.edges.target
+        within = self.nearness < limit[target]
+        if within.all():
+            return self.edges
+        if ties:
+            last = self.nearness == limit[target] - 1
+            reach = np.full(len(limit), np.inf)
+            reach[target[last]] = self.distance[last] + _TIE
+            within = self.distance <= reach[target]
+        return self.edges[within]
 
 
 def _symmetric(nearest: _Arrays, rule: NeighborRule) -> tuple[_Arrays, np.ndarray]:
@@ -358,33 +393,21 @@ def _symmetric(nearest: _Arrays, rule: NeighborRule) -> tuple[_Arrays, np.ndarra
     one is there. "fairchem" and "jmp" are what published weights were trained with: both directions are kept if the
     one is there that points to the later atom, so that results depend on the order of atoms where limits cut.
     """
-    if rule == "order-free":
-        both = np.concatenate([nearest.source, nearest.target]), np.concatenate([nearest.target, nearest.source])
-        offset = np.concatenate([nearest.offset, -nearest.offset])
-        doubled = _Arrays(*both, offset, np.tile(nearest.distance, 2), nearest.base).by_image()
-        new = np.ones(len(doubled.target), bool)
-        new[1:] = (np.diff(doubled.target) != 0) | (np.diff(doubled.image) != 0)
-        edges = doubled[new]
-        order = np.lexsort((edges.image_of(edges.target, -edges.offset), edges.source))
-        reverse = np.empty_like(order)
-        reverse[order] = np.arange(len(order))
-        return edges, reverse
-    sign = 1 if rule == "fairchem" else -1
-    zero = nearest.image_of(np.zeros(1, int), np.zeros((1, 3), int))
-    later = sign * (nearest.image_of(np.zeros_like(nearest.source), nearest.offset) - zero) > 0
-    kept = nearest[(nearest.source < nearest.target) | ((nearest.source == nearest.target) & later)]
-    edges = _Arrays(
-        np.concatenate([kept.source, kept.target]),
-        np.concatenate([kept.target, kept.source]),
-        np.concatenate([kept.offset, -kept.offset]),
-        np.tile(kept.distance, 2),
-        kept.base,
+    if rule != "order-free":
+        sign = 1 if rule == "fairchem" else -1
+        zero = nearest.image_of(np.zeros(1, int), np.zeros((1, 3), int))
+        later = sign * (nearest.image_of(np.zeros_like(nearest.source), nearest.offset) - zero) > 0
+        nearest = nearest[(nearest.source < nearest.target) | ((nearest.source == nearest.target) & later)]
+    opposite = nearest.opposite()
+    both = replace(
+        nearest,
+        source=np.concatenate([nearest.source, opposite.source]),
+        target=np.concatenate([nearest.target, opposite.target]),
+        offset=np.concatenate([nearest.offset, opposite.offset]),
     )
-    order = np.lexsort((edges.image, edges.target))
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    half = len(kept.source)
-    return edges[order], place[(order + half) % (2 * half)]
+    keys, first = np.unique(both.key, return_index=True)
+    edges = both[first]
+    return edges, np.searchsorted(keys, edges.opposite().key)
 
 
 def _triangles(main: _Arrays, middle: _Arrays, groups: _Groups) -> np.ndarray:
@@ -400,9 +423,7 @@ def _triangles(main: _Arrays, middle: _Arrays, groups: _Groups) -> np.ndarray:
     c_to_a = first[a] + row
     # c as b sees it.
     image = main.image_of(main.source[c_to_a], main.offset[c_to_a] - middle.offset[edge])
-    # Main edges are in the order of these keys.
-    span = main.base**3 * natoms
-    keys, wanted = main.target * span + main.image, b * span + image
+    keys, wanted = main.key, main.key_of(b, image)
     place = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
     found = keys[place] == wanted
     width, depth = groups.widths(main), groups.widths(middle)
