@@ -11,8 +11,7 @@ Everything is NumPy on sorted integers, made in the workers of the data loader.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Literal
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -20,19 +19,13 @@ from torch import Tensor
 
 from atomcsi.catalogue import Graph
 from atomcsi.models.batch import AtomBatch, collate
+from atomcsi.models.gemnet_oc.nearest import Candidates, EdgeArrays, NeighborRule, symmetric
 from atomcsi.models.gemnet_oc.settings import Switches
-from atomcsi.models.neighbours import edges_within
 from atomcsi.structure import Structure
 from atomcsi.structure_batch import StructureBatch
 
-#: Which neighbours are kept where there are more of them than the limit.
-NeighborRule = Literal["fairchem", "jmp", "order-free"]
-#: Digits behind the point, in Angstrom, by which distances differ that are not equal.
-_DIGITS = 6
 #: Tables, at most, that atoms are distributed to by their number of edges.
 _GROUPS = 4
-#: Neighbours at the limit's distance, up to this in Angstrom, are all kept by the rule "order-free".
-_TIE = 1e-3
 
 
 @dataclass(slots=True, kw_only=True)
@@ -155,20 +148,20 @@ class GemNetCollate:
 def build_graph(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Graph | None] = (None,)) -> GemNetGraph:
     """Builds the graphs of a batch; see :class:`GemNetCollate`."""
     limits = _limits(batch, settings, graphs)
-    found = _Candidates.of(batch, limits.cutoff)
+    found = Candidates.of(batch, limits.cutoff)
     natoms = len(batch.numbers)
     cap = limits.neighbors[batch.index.cpu().numpy()]
 
-    def nearest(limit: int) -> _Arrays:
+    def nearest(limit: int) -> EdgeArrays:
         """The nearest neighbours of all atoms, with this limit where ``max_neighbors`` is the model's own."""
         share = cap if limit == settings.max_neighbors else cap * limit // settings.max_neighbors
         return found.nearest(np.maximum(share, 1), ties=settings.neighbor_rule == "order-free")
 
-    main, reverse = _symmetric(nearest(settings.max_neighbors), settings.neighbor_rule)
+    main, reverse = symmetric(nearest(settings.max_neighbors), settings.neighbor_rule)
     groups = _Groups.of(main, natoms)
 
-    def edges(arrays: _Arrays) -> Edges:
-        return arrays.edges(batch, groups)
+    def edges(arrays: EdgeArrays) -> Edges:
+        return _as_tensors(arrays, batch, groups)
 
     uses_atom_edges = settings.switches.atom_edge_interaction or settings.switches.edge_atom_interaction
     quadruplet = opposite = triangles = None
@@ -219,73 +212,6 @@ def _limits(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Graph | 
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrays:
-    """Edges while they are chosen.
-
-    Attributes:
-        source: Atom that each edge comes from, shape (edges,).
-        target: Atom that it points to, shape (edges,).
-        offset: Lattice vectors to the source's image that is meant, shape (edges, 3).
-        base: More than the number of different offsets along a lattice vector, and of differences of two.
-        natoms: Number of atoms in the batch.
-    """
-
-    source: np.ndarray
-    target: np.ndarray
-    offset: np.ndarray
-    base: int
-    natoms: int
-
-    def __getitem__(self, chosen: np.ndarray) -> _Arrays:
-        return replace(self, source=self.source[chosen], target=self.target[chosen], offset=self.offset[chosen])
-
-    def opposite(self) -> _Arrays:
-        """The same edges in the other direction."""
-        return replace(self, source=self.target, target=self.source, offset=-self.offset)
-
-    def image_of(self, atom: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        """A number for an image of an atom, the larger the later in the order of atoms, then of offsets."""
-        x, y, z = (offset + self.base // 2).T
-        return ((atom * self.base + x) * self.base + y) * self.base + z
-
-    @property
-    def image(self) -> np.ndarray:
-        return self.image_of(self.source, self.offset)
-
-    def key_of(self, target: np.ndarray, image: np.ndarray) -> np.ndarray:
-        """A number for an edge; one column of integers is sorted many times faster than several."""
-        return target * (self.natoms * self.base**3) + image
-
-    @property
-    def key(self) -> np.ndarray:
-        return self.key_of(self.target, self.image)
-
-    @property
-    def rank(self) -> np.ndarray:
-        """Position of each edge among those of its target, in the order of targets."""
-        count = np.bincount(self.target)
-        return np.arange(len(self.target)) - (np.cumsum(count) - count)[self.target]
-
-    def edges(self, batch: AtomBatch, groups: _Groups) -> Edges:
-        """These edges as tensors, with their slots in the tables of the groups."""
-        widths, rank = groups.widths(self), self.rank
-        shapes = tuple(zip(groups.sizes.tolist(), widths.tolist(), strict=True))
-        slot = groups.starts(widths)[self.target] + rank
-        cell = batch.cell.double().cpu().numpy()[batch.index.cpu().numpy()[self.target]]
-        shift = np.einsum("ei,eij->ej", self.offset.astype(float), cell)
-        return Edges(
-            source=torch.from_numpy(self.source),
-            target=torch.from_numpy(self.target),
-            shift=torch.as_tensor(shift, dtype=batch.positions.dtype),
-            image=torch.from_numpy(self.image),
-            rank=torch.from_numpy(rank),
-            width=int(widths.max()),
-            slot=torch.from_numpy(slot),
-            shapes=shapes,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class _Groups:
     """Atoms with about as many main edges, for tables of about as many rows.
 
@@ -300,7 +226,7 @@ class _Groups:
     sizes: np.ndarray
 
     @classmethod
-    def of(cls, main: _Arrays, natoms: int) -> _Groups:
+    def of(cls, main: EdgeArrays, natoms: int) -> _Groups:
         """Cuts the atoms, in the order of their numbers of edges, into groups of the same size, or fewer groups."""
         count = np.bincount(main.target, minlength=natoms)
         order = np.argsort(count, kind="stable")
@@ -312,7 +238,7 @@ class _Groups:
         place[order] = np.arange(natoms)
         return cls(group, place, np.bincount(group))
 
-    def widths(self, edges: _Arrays) -> np.ndarray:
+    def widths(self, edges: EdgeArrays) -> np.ndarray:
         """Largest number of edges that point to an atom, at least 1, by group."""
         count = np.bincount(edges.target, minlength=len(self.group))
         widths = np.ones(len(self.sizes), int)
@@ -326,91 +252,26 @@ class _Groups:
         return first_row[self.group] + (self.place - first_atom[self.group]) * rows[self.group]
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidates:
-    """All edges within each structure's cutoff.
-
-    Attributes:
-        edges: In the order of targets, then of images.
-        distance: Angstrom, shape (edges,).
-        nearness: Position of each edge among those of its target by distance, then by image, shape (edges,).
-    """
-
-    edges: _Arrays
-    distance: np.ndarray
-    nearness: np.ndarray
-
-    @classmethod
-    def of(cls, batch: AtomBatch, cutoff: np.ndarray) -> _Candidates:
-        """Searches the neighbours within each structure's cutoff in Angstrom."""
-        positions, cell = batch.positions.detach().double().cpu().numpy(), batch.cell.double().cpu().numpy()
-        pbc, natoms = batch.pbc.cpu().numpy(), batch.natoms.tolist()
-        targets, sources, distances, offsets = [], [], [], []
-        first = 0
-        for position, size in enumerate(natoms):
-            own = positions[first : first + size]
-            source, target, offset = edges_within(own, cell[position], pbc[position], cutoff[position])
-            sources.append(source + first)
-            targets.append(target + first)
-            offsets.append(-offset)  # of the source
-            distances.append(np.linalg.norm(own[source] - own[target] - offset @ cell[position], axis=1))
-            first += size
-        offset = np.concatenate(offsets)
-        base = 4 * int(np.abs(offset).max(initial=0)) + 1  # differences of two offsets have a number too
-        found = _Arrays(np.concatenate(sources), np.concatenate(targets), offset, base, first)
-        order = np.argsort(found.key)
-        edges = found[order]
-        # Images of an atom are often at one distance, up to six in a hexagonal cell. If limits cut between them, what
-        # is kept is an accident of rounding and of an unstable sort in fairchem and JMP; here, the order of the images.
-        distance = np.concatenate(distances)[order].round(_DIGITS)
-        nearness = np.empty_like(order)
-        nearness[np.argsort(edges.target * (2 * cutoff.max()) + distance, kind="stable")] = edges.rank
-        return cls(edges, distance, nearness)
-
-    def nearest(self, limit: np.ndarray, *, ties: bool) -> _Arrays:
-        """The nearest neighbours of each atom.
-
-        Args:
-            limit: Largest number of neighbours, at least 1, shape (atoms,).
-            ties: Whether to keep all neighbours that are as near as the last one.
-        """
-        target = self.edges.target
-        within = self.nearness < limit[target]
-        if within.all():
-            return self.edges
-        if ties:
-            last = self.nearness == limit[target] - 1
-            reach = np.full(len(limit), np.inf)
-            reach[target[last]] = self.distance[last] + _TIE
-            within = self.distance <= reach[target]
-        return self.edges[within]
-
-
-def _symmetric(nearest: _Arrays, rule: NeighborRule) -> tuple[_Arrays, np.ndarray]:
-    """Returns edges of which each has its opposite, and the position of the opposite.
-
-    One atom may be among the nearest of another without the reverse. The rule "order-free" keeps both directions if
-    one is there. "fairchem" and "jmp" are what published weights were trained with: both directions are kept if the
-    one is there that points to the later atom, so that results depend on the order of atoms where limits cut.
-    """
-    if rule != "order-free":
-        sign = 1 if rule == "fairchem" else -1
-        zero = nearest.image_of(np.zeros(1, int), np.zeros((1, 3), int))
-        later = sign * (nearest.image_of(np.zeros_like(nearest.source), nearest.offset) - zero) > 0
-        nearest = nearest[(nearest.source < nearest.target) | ((nearest.source == nearest.target) & later)]
-    opposite = nearest.opposite()
-    both = replace(
-        nearest,
-        source=np.concatenate([nearest.source, opposite.source]),
-        target=np.concatenate([nearest.target, opposite.target]),
-        offset=np.concatenate([nearest.offset, opposite.offset]),
+def _as_tensors(edges: EdgeArrays, batch: AtomBatch, groups: _Groups) -> Edges:
+    """Edges as tensors, with their slots in the tables of the groups."""
+    widths, rank = groups.widths(edges), edges.rank
+    shapes = tuple(zip(groups.sizes.tolist(), widths.tolist(), strict=True))
+    slot = groups.starts(widths)[edges.target] + rank
+    cell = batch.cell.double().cpu().numpy()[batch.index.cpu().numpy()[edges.target]]
+    shift = np.einsum("ei,eij->ej", edges.offset.astype(float), cell)
+    return Edges(
+        source=torch.from_numpy(edges.source),
+        target=torch.from_numpy(edges.target),
+        shift=torch.as_tensor(shift, dtype=batch.positions.dtype),
+        image=torch.from_numpy(edges.image),
+        rank=torch.from_numpy(rank),
+        width=int(widths.max()),
+        slot=torch.from_numpy(slot),
+        shapes=shapes,
     )
-    keys, first = np.unique(both.key, return_index=True)
-    edges = both[first]
-    return edges, np.searchsorted(keys, edges.opposite().key)
 
 
-def _triangles(main: _Arrays, middle: _Arrays, groups: _Groups) -> np.ndarray:
+def _triangles(main: EdgeArrays, middle: EdgeArrays, groups: _Groups) -> np.ndarray:
     """Finds the edges d -> b among the main edges that start at c, for each pair c -> a, b -> a; see GemNetGraph."""
     natoms = len(groups.group)
     count = np.bincount(main.target, minlength=natoms)

@@ -19,8 +19,9 @@ from atomcsi.models.base import Backbone, Features
 from atomcsi.models.batch import AtomBatch, join
 from atomcsi.models.gemnet_oc.bases import Bases
 from atomcsi.models.gemnet_oc.blocks import InteractionBlock, OutputBlock
-from atomcsi.models.gemnet_oc.graph import GemNetBatch, GemNetCollate, GraphSettings, NeighborRule, build_graph
+from atomcsi.models.gemnet_oc.graph import GemNetBatch, GemNetCollate, GraphSettings, build_graph
 from atomcsi.models.gemnet_oc.layers import Dense, EdgeEmbedding, Residual, Scale
+from atomcsi.models.gemnet_oc.nearest import NeighborRule
 from atomcsi.models.gemnet_oc.published import published_weights
 from atomcsi.models.gemnet_oc.settings import Sizes, Switches
 from atomcsi.structure import MAX_ATOMIC_NUMBER
