@@ -198,6 +198,8 @@ class GemNetOC(Backbone):
             AtomcsiError: Some activations do not vary in these batches.
         """
         scales = [module for module in self.modules() if isinstance(module, Scale)]
+        training = self.training
+        self.eval()  # no edge is left out
         for scale in scales:
             scale.scale_factor.fill_(1.0)
             scale.fitting = True
@@ -209,6 +211,7 @@ class GemNetOC(Backbone):
         finally:
             for scale in scales:
                 scale.fitting = False
+            self.train(training)
 
     def drop_edges(self, probability: float) -> None:
         """Leaves out edges while training, both directions of an edge with an embedding together."""
