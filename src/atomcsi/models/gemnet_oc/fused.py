@@ -1,9 +1,9 @@
 """The chains of operations that GemNet-OC spends its time and memory on, each with a gradient of its own.
 
-A chain of PyTorch's operations keeps every intermediate result until its gradient is known: about 350 matrices of
-(edges, 512) for GemNet-OC-S. The functions here keep what only a large matrix product could bring back, and compute
-again what costs one pass over memory. Every function has a plain counterpart, ``plain_*``, of which it is the equal
-and which also gives its second derivatives, for forces that are gradients.
+A chain of PyTorch's operations keeps every intermediate result until its gradient is known: 262 matrices of
+(edges, 512) for GemNet-OC-S. The functions here keep what only a large matrix product could bring back, which makes
+142, and compute again what costs one pass over memory. Every function has a plain counterpart, ``plain_*``, of which
+it is the equal and which also gives its second derivatives, for forces that are gradients.
 
 Weights have shape (out, in), as in ``torch.nn.Linear``. Under autocast everything is computed in its type, gradients
 included.
