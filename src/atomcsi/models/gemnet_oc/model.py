@@ -14,6 +14,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from atomcsi.catalogue import Graph
+from atomcsi.errors import ConfigError
 from atomcsi.extractors.checkpoints import load_weights
 from atomcsi.models.base import Backbone, Features
 from atomcsi.models.batch import AtomBatch, join
@@ -154,7 +155,10 @@ class GemNetOC(Backbone):
         return GemNetCollate(settings=self.graph_settings, graphs=graphs)
 
     def forward(self, batch: AtomBatch) -> Features:
-        """Computes the features of a batch; builds its graphs where :meth:`collate` has not done so."""
+        """Computes the features of a batch; builds its graphs where :meth:`collate` has not done so.
+
+        Its ``edge`` raises ConfigError without ``direct_forces``.
+        """
         if not isinstance(batch, GemNetBatch):
             values = {field.name: getattr(batch, field.name) for field in fields(batch)}
             batch = GemNetBatch(**values, graph=build_graph(batch, self.graph_settings))
@@ -178,6 +182,8 @@ class GemNetOC(Backbone):
         )
 
     def _edge_features(self, embedded: Sequence[Tensor], radial: Tensor) -> Tensor:
+        if not self.direct_forces:
+            raise ConfigError("GemNet-OC has no features of edges with direct_forces: false (set forces to gradient)")
         found = [self._call(out.of_edges, edges, radial) for out, edges in zip(self.out_blocks, embedded, strict=True)]
         edge = torch.cat(found, dim=1)
         return edge if self.out_mlp_F is None else self.out_mlp_F(edge)
