@@ -261,11 +261,12 @@ def test_limits_that_shrink_leave_every_interaction_a_neighbour(ethanol):
 
 
 class TestAtomsWithoutEdges:
-    def test_learn_and_feel_no_force(self, water):
+    @pytest.mark.parametrize("forces", ["direct", "gradient"])
+    def test_learn_and_feel_no_force(self, water, forces):
         """float32, the type of training: its matrix products must take empty batches too."""
         atom = structure(Atoms("H"))
         torch.manual_seed(0)
-        potential = Potential(GemNetOC(**SIZES, cutoff=3.0))
+        potential = Potential(GemNetOC(**SIZES, cutoff=3.0), forces=forces)
         for members in ([atom, atom], [atom, water]):
             found = potential(batch_of(potential.backbone, members, dtype=torch.float32))
             (found.energy.sum() + found.forces.square().sum()).backward()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atomcsi.errors import AtomcsiError
@@ -92,7 +91,7 @@ class EdgeEmbedding(nn.Module):
         # Atoms are multiplied before they are copied to their edges, of which there are many more.
         embedded = linear(edges, of_edge)
         for end, weight in ((source, of_source), (target, of_target)):
-            embedded = embedded.add_(F.embedding(end, linear(atoms, weight)))
+            embedded = embedded.add_(linear(atoms, weight).index_select(0, end))
         return activated(embedded)
 
 
