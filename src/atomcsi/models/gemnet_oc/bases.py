@@ -278,7 +278,9 @@ class Bases(nn.Module):
         number = self.sizes.num_spherical
         weight = _rows(self.mlp_sbf_qint).unflatten(0, (-1, number, number))
         table = self.dihedral.to(weight.dtype)
-        distinct = torch.cat([table[:, :1], table[:, 1:-1:2], table[:, -1:], table[:, :-1:2].sum(1, keepdim=True)], 1)
+        # A frequency's sine has the factor of its cosine. P(1) is the sum of these factors, of cosines of 0.
+        of_cosines = torch.cat([table[:, :1], table[:, 1:-1:2]], dim=1)
+        distinct = torch.cat([of_cosines, table[:, -1:], of_cosines.sum(1, keepdim=True)], dim=1)
         return torch.einsum("ilmr,mk->iklr", weight, distinct).flatten(0, 2)
 
     def _quadruplets(
@@ -320,7 +322,7 @@ class Bases(nn.Module):
         functions = azimuth_functions(x, y, number)
         undefined = functions[:, :, None, -1]
         of_zero, of_one = factors[:, :, :, -2], factors[:, :, :, -1]
-        frequency = torch.arange(1, 2 * number, device=table.device) // 2
+        frequency = torch.arange(1, 2 * number, device=table.device) // 2  # 0, then 1, 1, 2, 2, ...: cosine and sine
         angular = torch.cat([factors[:, :, :, frequency] * functions[:, :, None, :-1], of_zero[:, :, :, None]], dim=3)
         # Without a plane there is no azimuth, and the dihedral's cosine counts as 0 for all d.
         angular[:, :, :, 0] += of_zero * undefined
