@@ -37,6 +37,11 @@ def modulated_sum(dtype):
     return fused.modulated_sum, fused.plain_modulated_sum, inputs
 
 
+def copied(dtype):
+    inputs = *tensors((3, 4), dtype=dtype), torch.tensor([0, 2, 2, 0, 2])
+    return fused.copied, lambda rows, index: rows[index], inputs
+
+
 def message(dtype):
     inputs = *tensors((5, 4), (4, 4), (5, 3), (4, 3), (2, 4), dtype=dtype), None
     return fused.message, fused.plain_message, inputs
@@ -53,7 +58,7 @@ def merge(dtype):
     return fused.merge, fused.plain_merge, (edges, dense, torch.tensor([2, 3, 0, 1]), *updates)
 
 
-CASES = [residual, linear, modulate, modulated_sum, message, message_of_atoms, merge]
+CASES = [residual, linear, modulate, modulated_sum, copied, message, message_of_atoms, merge]
 every_function = pytest.mark.parametrize("case", CASES)
 
 

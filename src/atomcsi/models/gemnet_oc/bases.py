@@ -21,7 +21,7 @@ from atomcsi.models.gemnet_oc.basis import (
     perpendicular,
     polynomials,
 )
-from atomcsi.models.gemnet_oc.fused import in_compute_type, linear
+from atomcsi.models.gemnet_oc.fused import copied, in_compute_type, linear
 from atomcsi.models.gemnet_oc.graph import Edges, GemNetBatch
 from atomcsi.models.gemnet_oc.layers import Dense, initialised
 from atomcsi.models.gemnet_oc.settings import Sizes, Switches
@@ -90,7 +90,7 @@ class PairBasis:
         """Sums what other atoms send, shape (atoms, channels), to shape (atoms, emb_size_rbf * channels)."""
         sent, *tables = in_compute_type(sent, *self.radial)
         found = [
-            (radial @ sent.index_select(0, source.flatten()).unflatten(0, source.shape)).flatten(1)
+            (radial @ copied(sent, source.flatten()).unflatten(0, source.shape)).flatten(1)
             for radial, source in zip(tables, self.source, strict=True)
         ]
         return picked(torch.cat(found), self.place)

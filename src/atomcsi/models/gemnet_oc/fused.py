@@ -188,6 +188,27 @@ class _ModulatedSum(Function):
         return (*_modulation_gradients(x, basis, weight, gradient.to(x.dtype).index_select(0, target)), None, None)
 
 
+# ---- From atoms to edges -----------------------------------------------------------------------
+
+
+def copied(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows of atoms at the edges that see them, ``rows[index]``; gradients are summed in float32 at least."""
+    return _Copied.apply(rows, index)
+
+
+class _Copied(Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = len(rows)
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return _sum_by(gradient, index, ctx.size).to(gradient.dtype), None
+
+
 # ---- Messages ----------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from atomcsi.errors import AtomcsiError
-from atomcsi.models.gemnet_oc.fused import activated, linear, residual
+from atomcsi.models.gemnet_oc.fused import activated, copied, linear, residual
 
 #: Scale factors are about 0.1 to 20. What rounding leaves of sums that should be 0, such as those over quadruplets
 #: where there are none, would be given factors from 1e7.
@@ -91,7 +91,7 @@ class EdgeEmbedding(nn.Module):
         # Atoms are multiplied before they are copied to their edges, of which there are many more.
         embedded = linear(edges, of_edge)
         for end, weight in ((source, of_source), (target, of_target)):
-            embedded = embedded.add_(linear(atoms, weight).index_select(0, end))
+            embedded = embedded.add_(copied(linear(atoms, weight), end))
         return activated(embedded)
 
 
