@@ -10,13 +10,15 @@ rule pretrain:
     benchmark:
         "results/benchmarks/pretrain/{backbone}/{init}/seed{seed}.tsv"
     priority: 5
+    group:
+        "training" if SMALL else None
     conda:
         "../../environment.yml"
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 1440 * attempt,
+        mem_mb=megabytes(4000, per_megabyte=1),
+        runtime=lambda wildcards, attempt: minutes_of_training(RUN.pretrain, attempt),
     params:
         folder=subpath(output.card, parent=True),
         backbone=backbone_entry,
@@ -42,13 +44,17 @@ rule finetune:
         "results/logs/finetune/{backbone}/{init}__{task}/seed{seed}.log",
     benchmark:
         "results/benchmarks/finetune/{backbone}/{init}__{task}/seed{seed}.tsv"
+    group:
+        "training" if SMALL else None
     conda:
         "../../environment.yml"
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 1440 * attempt,
+        mem_mb=megabytes(4000, per_megabyte=1),
+        runtime=lambda wildcards, attempt: minutes_of_training(
+            PROJECT.tasks[wildcards.task].finetune, attempt
+        ),
     params:
         folder=subpath(output.card, parent=True),
         init=lambda wildcards, input: (
