@@ -26,7 +26,7 @@ def repository() -> Path:
     return ROOT
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_structures():
     """Returns a function that makes n small molecules with smooth made-up labels, the same for the same seed."""
 

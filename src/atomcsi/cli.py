@@ -6,13 +6,17 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from atomcsi import __version__
 from atomcsi.errors import InputError
 from atomcsi.jobs import job, keep_freed_memory, set_threads
 from atomcsi.registry import DISTANCES
 from atomcsi.sampling import Aggregation, Method, Resample
+
+if TYPE_CHECKING:
+    from atomcsi.catalogue import Graph
+    from atomcsi.training.processes import Execution
 
 _COMPARE = """Prints which candidate dataset is nearest to yours by CSI, with 95 % intervals and the probability that
 it is the nearest. A dataset is a file or folder: extended XYZ (.extxyz, .xyz; also .gz, .xz, .bz2), ASE's databases and
@@ -128,8 +132,15 @@ def _add_training_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, required=True, help="folder for the model")
     command.add_argument("--backbone", type=_json, required=True, help="the backbone's catalogue entry as JSON")
     command.add_argument("--seed", type=int, required=True)
+    command.add_argument("--graph", type=_json, help="the dataset's graph as JSON; else the backbone's own")
+    default = "(default: %(default)s)"
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    command.add_argument("--threads", type=int, default=1, help="processor threads (default: %(default)s)")
+    command.add_argument("--devices", type=int, default=1, help=f"GPUs, or processes on the CPU, of a node {default}")
+    command.add_argument("--nodes", type=int, default=1, help=f"nodes {default}")
+    command.add_argument("--workers", type=int, default=0, help=f"processes that read ahead, for a device {default}")
+    minutes = "minutes between checkpoints; 0 for one each step"
+    command.add_argument("--checkpoint-minutes", type=float, default=10.0, help=f"{minutes} {default}")
+    command.add_argument("--threads", type=int, default=1, help=f"processor threads {default}")
     command.add_argument("--log", type=Path, help="log file; also on the terminal")
 
 
@@ -248,7 +259,8 @@ def _pretrain(options: argparse.Namespace) -> None:
         backbone=parse_entry(BackboneSpec, options.backbone, "--backbone"),
         settings=parse_entry(TrainSettings, options.settings, "--settings"),
         seed=options.seed,
-        device=options.device,
+        graph=_graph(options),
+        execution=_execution(options),
     )
 
 
@@ -266,7 +278,27 @@ def _finetune(options: argparse.Namespace) -> None:
         init=options.init,
         backbone=parse_entry(BackboneSpec, options.backbone, "--backbone"),
         seed=options.seed,
+        graph=_graph(options),
+        execution=_execution(options),
+    )
+
+
+def _graph(options: argparse.Namespace) -> Graph | None:
+    from atomcsi.catalogue import Graph
+    from atomcsi.config import parse_entry
+
+    return None if options.graph is None else parse_entry(Graph, options.graph, "--graph")
+
+
+def _execution(options: argparse.Namespace) -> Execution:
+    from atomcsi.training.processes import Execution
+
+    return Execution(
         device=options.device,
+        devices=options.devices,
+        nodes=options.nodes,
+        workers=options.workers,
+        checkpoint_minutes=options.checkpoint_minutes,
     )
 
 

@@ -20,6 +20,7 @@ from atomcsi.catalogue import ID_PATTERN, Catalogue, Dataset, Id, PositiveInt
 from atomcsi.errors import ConfigError, did_you_mean
 from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, keywords, load
 from atomcsi.sampling import Aggregation, Method, Resample
+from atomcsi.training.settings import TrainSettings
 from atomcsi.yaml_source import Entry, YamlSource, laid_over
 
 #: How a metric's unit follows from eV and Angstrom, or from the unit that a property keeps.
@@ -37,39 +38,6 @@ def _check_implementation(registry: Mapping[str, str], name: str, given: Mapping
     for key in given:
         if key not in known:
             raise ValueError(f"unknown {kind} '{key}' of {name}{did_you_mean(key, known)}")
-
-
-class TrainSettings(Entry):
-    """How a model is trained; one model for pretraining and finetuning."""
-
-    structures: PositiveInt
-    epochs: PositiveInt
-    batch_size: PositiveInt
-    learning_rate: Annotated[float, Field(gt=0)]
-    energy_weight: Annotated[float, Field(ge=0)] = 1.0
-    force_weight: Annotated[float, Field(ge=0)] = 10.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    warmup_factor: Annotated[float, Field(gt=0, le=1)] = 0.2
-    final_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    clip_value: Annotated[float, Field(gt=0)] | None = None
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    val_structures: PositiveInt = 2000
-
-    @model_validator(mode="after")
-    def _consistent(self) -> TrainSettings:
-        if self.clip_norm is not None and self.clip_value is not None:
-            raise ValueError("takes either 'clip_norm' or 'clip_value'")
-        if self.energy_weight == self.force_weight == 0:
-            raise ValueError("energy_weight and force_weight are both 0: there is nothing to train on")
-        return self
-
-    @property
-    def budget(self) -> int:
-        """C = E x N: structures seen in the whole training (paper, section 1)."""
-        return self.epochs * self.structures
 
 
 class Task(Entry):

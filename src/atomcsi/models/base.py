@@ -10,6 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from atomcsi.catalogue import Graph
+from atomcsi.errors import ConfigError
 from atomcsi.models.batch import AtomBatch, collate
 from atomcsi.structure import Structure
 from atomcsi.structure_batch import StructureBatch
@@ -73,3 +74,14 @@ class Backbone(nn.Module, ABC):
         Args:
             batches: A few batches of training data, on the device of the model.
         """
+
+    def depth(self, parameter: str) -> int:
+        """Says how deep in the network a parameter is: 0 in what embeds, 1 and so on in the interaction blocks.
+
+        Args:
+            parameter: Its name, as in ``named_parameters``.
+
+        Raises:
+            ConfigError: The backbone does not say; learning rates cannot be set by depth.
+        """
+        raise ConfigError(f"{type(self).__name__} does not say how deep its parameters are (leave out depth_factors)")

@@ -6,6 +6,7 @@ fairchem's class is used for its interaction blocks only: heads, scale factors a
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -136,6 +137,11 @@ class GemNetOC(Backbone):
         finally:
             for scale in scales:
                 scale.fitting = False
+
+    def depth(self, parameter: str) -> int:
+        """An output block belongs to the interaction block before it, the first one to the embedding."""
+        match = re.match(r"blocks\.(int|out)_blocks\.(\d+)\.", parameter)
+        return 0 if match is None else int(match[2]) + (match[1] == "int")
 
 
 class Scale(nn.Module):

@@ -1,4 +1,4 @@
-"""Which structures a training sees, and in which order."""
+"""Which structures a training sees, and with which labels."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import Dataset
 
 from atomcsi.errors import InputError
-from atomcsi.models.base import Collate
-from atomcsi.models.batch import AtomBatch
 from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure
 from atomcsi.structure_batch import FORCES, StructureBatch
 from atomcsi.structure_lmdb import StructureLMDB
@@ -64,6 +61,11 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
             yield self.__getitems__(range(start, min(start + size, len(self))))
 
     @property
+    def natoms(self) -> np.ndarray:
+        """Number of atoms of each structure drawn, shape (structures,)."""
+        return self.store.natoms[self.indices]
+
+    @property
     def reference(self) -> np.ndarray | None:
         """The linear reference that the config gives for the energy, eV by atomic number, shape (119,), or None."""
         metadata = self.store.metadata
@@ -73,18 +75,3 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
         for element, energy in metadata["linear_reference"].items():
             reference[int(element)] = energy
         return reference
-
-
-def loader(
-    structures: LabelledStructures, *, batch_size: int, collate: Collate, seed: int | None = None
-) -> DataLoader[AtomBatch]:
-    """Returns batches of structures: in order if ``seed`` is None, else shuffled anew each epoch by seed and epoch.
-
-    The order depends on nothing else, so that a resumed training sees what an uninterrupted one would have seen.
-    """
-    sampler = None
-    if seed is not None:
-        # The sampler shuffles by seed + epoch: seeds 0, 1, 2 would share all but a few of their orders.
-        spread = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        sampler = DistributedSampler(structures, num_replicas=1, rank=0, shuffle=True, seed=spread)
-    return DataLoader(structures, batch_size=batch_size, sampler=sampler, collate_fn=collate)

@@ -10,108 +10,209 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from atomcsi.config import TrainSettings
 from atomcsi.errors import AtomcsiError
 from atomcsi.models.batch import AtomBatch
 from atomcsi.models.potential import Potential, Prediction
 from atomcsi.progress import Progress
+from atomcsi.training.loading import LoadedBatch, checked
 from atomcsi.training.normalisation import Normaliser
+from atomcsi.training.parameters import parameter_groups
+from atomcsi.training.processes import gathered, summed
+from atomcsi.training.schedule import Schedule
+from atomcsi.training.settings import TrainSettings
+
+#: Structures that a message names at most.
+_NAMED = 5
 
 
 class PotentialModule(pl.LightningModule):
     """Trains a potential on energies and forces as the paper does (section 1).
 
+    Losses are sums over structures, divided by how many a step has in all processes: gradients do not depend on how
+    many processes share a step. What Lightning does not keep in its checkpoints, but the course of a training depends
+    on, is added to them: counters, sums since the last validation, and the states of random generators.
+
+    Args:
+        potential: What is trained.
+        normaliser: Turns labels into targets.
+        settings: Weights of the losses, and the optimiser's settings.
+        schedule: The learning rate.
+        progress: Where progress is shown.
+        structures: Structures of an epoch.
+
     Attributes:
-        history: One record per finished epoch: losses, learning rate, seconds. Part of every checkpoint.
+        step: Steps done.
+        seen: Structures seen.
+        history: One record per validation: step, epoch, losses, learning rate, seconds.
+        batch: The batch that is worked on, for messages.
     """
 
     def __init__(
-        self, potential: Potential, normaliser: Normaliser, settings: TrainSettings, steps: int, progress: Progress
+        self,
+        potential: Potential,
+        normaliser: Normaliser,
+        settings: TrainSettings,
+        schedule: Schedule,
+        progress: Progress,
+        structures: int,
     ) -> None:
         super().__init__()
-        self.potential, self.normaliser, self.settings, self.steps = potential, normaliser, settings, steps
-        self.progress = progress
+        self.potential, self.normaliser, self.settings, self.schedule = potential, normaliser, settings, schedule
+        self.progress, self.structures = progress, structures
+        self.step = self.seen = 0
         self.history: list[dict[str, float]] = []
+        self.batch: LoadedBatch | None = None
+        self._resumed: dict[str, Any] | None = None
+        #: Sum of losses and number of structures since the last validation, and in the one that runs.
+        self._trained, self._validated = (torch.zeros(2, dtype=torch.float64) for _ in range(2))
+        self._clock = time.monotonic()
 
     def forward(self, batch: AtomBatch) -> Prediction:
         """Predicts normalised energies and forces."""
         return self.potential(batch)
 
-    def loss(self, batch: AtomBatch) -> Tensor:
-        """L1 of the energy plus the length of the force error, averaged over atoms, then over structures."""
+    def losses(self, batch: AtomBatch) -> Tensor:
+        """Loss of each structure, shape (structures,).
+
+        L1 of the energy plus the length of the force error, averaged over atoms.
+        """
         prediction = self(batch)
-        loss = batch.positions.new_zeros(())
+        losses = batch.positions.new_zeros(len(batch))
         if prediction.energy is not None:
             error = (prediction.energy - self.normaliser.energy_target(batch)).abs()
-            loss = loss + self.settings.energy_weight * error.mean()
+            losses = losses + self.settings.energy_weight * error
         if prediction.forces is not None:
             error = torch.linalg.vector_norm(prediction.forces - self.normaliser.force_target(batch), dim=-1)
             mean = error.new_zeros(len(batch)).index_add(0, batch.index, error) / batch.natoms
-            loss = loss + self.settings.force_weight * mean.mean()
-        return loss
+            losses = losses + self.settings.force_weight * mean
+        return losses
 
-    def training_step(self, batch: AtomBatch, batch_index: int) -> Tensor:
-        """Loss of one batch.
+    def on_before_batch_transfer(self, batch: LoadedBatch | AtomcsiError, dataloader_idx: int) -> LoadedBatch:
+        """Raises what went wrong where the batch was read."""
+        return checked(batch)
+
+    def training_step(self, batch: LoadedBatch, batch_index: int) -> Tensor:
+        """This process's share of the loss of a step.
 
         Raises:
-            AtomcsiError: The loss is not finite.
+            AtomcsiError: The loss is not finite; the message names the structures.
         """
-        loss = self.loss(batch)
-        if not torch.isfinite(loss):
+        self.batch = batch
+        losses = self.losses(batch.atoms)
+        if not torch.isfinite(losses).all():
             raise AtomcsiError(
-                f"{self.progress.step}: the loss of batch {batch_index} in epoch {self.current_epoch} is {loss.item()}"
-                f" (lower learning_rate={self.settings.learning_rate}, or check the labels)"
+                f"{self.progress.step}: in step {self.step + 1} the loss of {_named(batch, ~torch.isfinite(losses))} is"
+                f" not finite (lower learning_rate={self.settings.learning_rate}, or check the labels)"
             )
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch))
-        epoch = f"epoch {self.current_epoch + 1} of {self.settings.epochs}, loss {loss.item():.3g}"
-        self.progress.advance(len(batch), epoch)
-        return loss
+        counted = losses[: batch.counted].sum()
+        _add(self._trained, counted, batch)
+        self.step, self.seen = self.step + 1, self.seen + batch.total
+        self.progress.advance(batch.total, f"epoch {self.epoch:.3g} of {self.settings.epochs}")
+        # Lightning averages gradients over processes, where their sum is wanted.
+        return counted * (self.trainer.world_size / batch.total)
 
-    def validation_step(self, batch: AtomBatch, batch_index: int) -> None:
-        """Loss of one batch of the validation structures."""
-        self.log("val/loss", self.loss(batch), batch_size=len(batch))
+    @property
+    def epoch(self) -> float:
+        """Epochs done; a whole number where one ends."""
+        whole, part = divmod(self.seen, self.structures)
+        return whole + round(part / self.structures, 6) if part else whole
 
-    def on_train_epoch_start(self) -> None:
-        """Starts the epoch's clock."""
-        self._epoch_start = time.monotonic()
+    def validation_step(self, batch: LoadedBatch, batch_index: int) -> None:
+        """Adds the losses of a batch of the validation structures."""
+        self.batch = batch
+        _add(self._validated, self.losses(batch.atoms)[: batch.counted].sum(), batch)
 
-    def on_train_epoch_end(self) -> None:
-        """Adds the epoch to the history; runs after its validation."""
-        metrics = self.trainer.callback_metrics
+    def record_validation(self) -> bool:
+        """Adds the validation that has just run to the history; says whether it is the best so far."""
+        trained, validated = (summed(sums, self.trainer.strategy) for sums in (self._trained, self._validated))
+        loss = validated[0] / validated[1]
+        if not math.isfinite(loss):
+            raise AtomcsiError(
+                f"{self.progress.step}: the validation loss after step {self.step} is {loss} (lower"
+                f" learning_rate={self.settings.learning_rate}, or check the labels of the val split)"
+            )
+        best = not self.history or loss < min(record["val_loss"] for record in self.history)
+        now = time.monotonic()
         self.history.append(
             {
-                "epoch": self.current_epoch + 1,
-                "train_loss": float(metrics["train/loss"]),
-                "val_loss": float(metrics["val/loss"]),
-                "learning_rate": self.optimizers().param_groups[0]["lr"],
-                "seconds": time.monotonic() - self._epoch_start,
+                "step": self.step,
+                "epoch": self.epoch,
+                "train_loss": trained[0] / trained[1],
+                "val_loss": loss,
+                "learning_rate": self.trainer.optimizers[0].param_groups[-1]["lr"],
+                "seconds": now - self._clock,
             }
         )
+        self._clock = now
+        self._trained.zero_()
+        self._validated.zero_()
+        self.schedule.validated(self.step, loss)
+        return best
+
+    def on_train_start(self) -> None:
+        """Takes up counters, sums and random states, now that nothing else draws from the generators any more."""
+        self._clock = time.monotonic()
+        rank, world = self.global_rank, self.trainer.world_size
+        if self._resumed is None:
+            if rank:
+                torch.manual_seed(torch.initial_seed() + rank)
+            return
+        self._clock -= self._resumed["seconds"]
+        states, self._resumed = self._resumed["processes"], None
+        if len(states) == world:
+            state = states[rank]
+            self._trained = state["trained"]
+            torch.set_rng_state(state["random"])
+            if state["cuda_random"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_random"], self.device)
+        else:
+            # On another number of processes the course is another one; the sums must still be right.
+            torch.manual_seed(torch.initial_seed() + self.step * world + rank)
+            if rank == 0:
+                self._trained = torch.stack([state["trained"] for state in states]).sum(0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the history with the weights."""
-        checkpoint["history"] = self.history
+        """Adds what Lightning does not keep."""
+        state = {
+            "trained": self._trained.clone(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        checkpoint["training"] = {
+            "step": self.step,
+            "seen": self.seen,
+            "history": self.history,
+            "schedule": self.schedule.state(),
+            "seconds": time.monotonic() - self._clock,
+            "processes": gathered(state),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the history up again."""
-        self.history = checkpoint["history"]
+        """Takes the training up again."""
+        self._resumed = training = checkpoint["training"]
+        self.step, self.seen, self.history = training["step"], training["seen"], training["history"]
+        self.schedule.restore(training["schedule"])
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW with linear warm-up and a cosine down to ``final_factor``."""
+        """AdamW, with learning rates by depth if the settings have them."""
         settings = self.settings
         optimizer = torch.optim.AdamW(
-            self.potential.parameters(),
+            parameter_groups(self.potential, settings),
             lr=settings.learning_rate,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule.factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _learning_rate_factor(self, step: int) -> float:
-        settings = self.settings
-        if step < settings.warmup_steps:
-            return settings.warmup_factor + (1 - settings.warmup_factor) * step / settings.warmup_steps
-        done = (step - settings.warmup_steps) / max(self.steps - settings.warmup_steps, 1)
-        cosine = (1 + math.cos(math.pi * min(done, 1.0))) / 2
-        return settings.final_factor + (1 - settings.final_factor) * cosine
+
+def _add(sums: Tensor, losses: Tensor, batch: LoadedBatch) -> None:
+    """Adds a sum of losses and the number of structures to ``sums``."""
+    sums += torch.tensor([losses.item(), batch.counted], dtype=sums.dtype)
+
+
+def _named(batch: LoadedBatch, wanted: Tensor) -> str:
+    """Names the wanted structures of a batch."""
+    sources = [source for source, is_wanted in zip(batch.sources, wanted.tolist(), strict=True) if is_wanted]
+    more = f" and {len(sources) - _NAMED} more" if len(sources) > _NAMED else ""
+    return ", ".join(sources[:_NAMED]) + more

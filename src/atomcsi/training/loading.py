@@ -1,0 +1,202 @@
+"""From structures on disk to batches of a model: which ones each step takes, and who reads them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from atomcsi.errors import AtomcsiError
+from atomcsi.models.base import Collate
+from atomcsi.models.batch import AtomBatch
+from atomcsi.training.data import LabelledStructures
+from atomcsi.training.settings import TrainSettings
+
+#: Batches that a worker keeps ready.
+_PREFETCH = 4
+
+
+class Share(NamedTuple):
+    """What one process takes of a step's structures.
+
+    Attributes:
+        positions: Positions of its structures, never empty: a process without one takes another's to keep in step.
+        counted: How many of them count, 0 for another's.
+        total: Structures of the step in all processes.
+    """
+
+    positions: np.ndarray
+    counted: int
+    total: int
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadedBatch:
+    """One process's share of a step, as a model takes it.
+
+    Attributes:
+        atoms: The structures with their labels.
+        sources: Name of each structure's record in the raw data.
+        counted: How many of them count; see :class:`Share`.
+        total: Structures of the step in all processes.
+    """
+
+    atoms: AtomBatch
+    sources: Sequence[str]
+    counted: int
+    total: int
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> LoadedBatch:
+        """Returns the batch on another device."""
+        atoms = self.atoms.to(device, non_blocking=non_blocking)
+        return LoadedBatch(atoms=atoms, sources=self.sources, counted=self.counted, total=self.total)
+
+
+class Batches(Sampler[Share]):
+    """The steps of a training, each with its structures: a function of sizes, settings and seed alone.
+
+    Every structure comes once an epoch. So that a resumed training sees what an uninterrupted one would have seen,
+    an epoch's order depends on the seed and its number only, and the steps can start anywhere.
+
+    Args:
+        natoms: Number of atoms of each structure, shape (structures,).
+        settings: Sizes of batches.
+        epochs: How often each structure comes.
+        seed: Seed of the order; None to keep that of the structures.
+        start: Steps that an earlier run has done.
+        rank: Which process this is.
+        world: How many processes share each step.
+    """
+
+    def __init__(
+        self,
+        natoms: np.ndarray,
+        settings: TrainSettings,
+        *,
+        epochs: int = 1,
+        seed: int | None = None,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._natoms, self._settings, self._epochs = np.asarray(natoms, np.int64), settings, epochs
+        # Epochs are shuffled by seed + epoch: seeds 0, 1, 2 would share all but a few of their orders.
+        self._seed = None if seed is None else int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self._start, self._rank, self._world = start, rank, world
+
+    def __len__(self) -> int:
+        """Number of steps in all, with those that an earlier run has done."""
+        return int(self.ends[-1])
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """Number of steps until the end of each epoch, shape (epochs,)."""
+        if self._settings.max_atoms is None:
+            return np.arange(1, self._epochs + 1) * -(-len(self._natoms) // self._settings.batch_size)
+        return np.cumsum([len(self.epoch(number)) for number in range(self._epochs)])
+
+    def __iter__(self) -> Iterator[Share]:
+        """Yields this process's share of each step from ``start`` on."""
+        first = int(np.searchsorted(self.ends, self._start, side="right"))
+        for number in range(first, self._epochs):
+            skip = self._start - (int(self.ends[number - 1]) if number else 0) if number == first else 0
+            for members in self.epoch(number)[skip:]:
+                mine = members[self._rank :: self._world]
+                yield Share(mine if len(mine) else members[:1], len(mine), len(members))
+
+    def epoch(self, number: int) -> list[np.ndarray]:
+        """Returns the positions of the structures of each step of an epoch, counted from 0."""
+        generator = None if self._seed is None else torch.Generator().manual_seed(self._seed + number)
+        order = np.arange(len(self._natoms))
+        if generator is not None:
+            order = torch.randperm(len(order), generator=generator).numpy()
+        if self._settings.bucket == 1 or generator is None:
+            return np.split(order, self._cuts(order))
+        pools = np.arange(len(order)) // (self._settings.bucket * self._settings.batch_size)
+        order = order[np.lexsort((self._natoms[order], pools))]
+        batches = np.split(order, self._cuts(order))
+        # Small and large ones in turn: a pool would start with its smallest.
+        return [batches[position] for position in torch.randperm(len(batches), generator=generator)]
+
+    def _cuts(self, order: np.ndarray) -> list[int]:
+        """Where batches start, but for the first."""
+        size, budget = self._settings.batch_size, self._settings.max_atoms
+        if budget is None:
+            return list(range(size, len(order), size))
+        ends, cuts, start = np.cumsum(self._natoms[order]), [], 0
+        while True:
+            before = ends[start - 1] if start else 0
+            fitting = int(np.searchsorted(ends, before + budget, side="right"))
+            start = min(max(fitting, start + 1), start + size)
+            if start >= len(order):
+                return cuts
+            cuts.append(start)
+
+
+def loader(
+    structures: LabelledStructures, batches: Sampler[Share], *, collate: Collate, workers: int = 0
+) -> DataLoader[LoadedBatch | AtomcsiError]:
+    """Returns what yields the structures of each step as a batch.
+
+    Args:
+        structures: The structures.
+        batches: Which of them each step takes.
+        collate: What turns structures into batches; it runs where they are read.
+        workers: Processes that read ahead; with 0 batches are read when they are asked for. A worker hands over an
+            error as a batch, for :func:`checked` to raise: PyTorch would bury it in a traceback.
+    """
+    return DataLoader(
+        _Reading(structures, collate),
+        batch_sampler=batches,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=_PREFETCH if workers else None,
+        worker_init_fn=_leave_signals_to_parent,
+        # Its own: PyTorch would draw a seed for workers from the global generator, whose state a training keeps.
+        generator=torch.Generator(),
+    )
+
+
+def checked(batch: LoadedBatch | AtomcsiError) -> LoadedBatch:
+    """Returns a batch, or raises the error that a worker met in its place."""
+    if isinstance(batch, AtomcsiError):
+        raise batch
+    return batch
+
+
+class _Reading(Dataset[LoadedBatch]):
+    """Whole batches, read and put together by whichever process asks for them."""
+
+    def __init__(self, structures: LabelledStructures, collate: Collate) -> None:
+        self._structures, self._collate = structures, collate
+
+    def __getitems__(self, share: Share) -> LoadedBatch | AtomcsiError:
+        try:
+            structures = self._structures.__getitems__(share.positions)
+            return LoadedBatch(
+                atoms=self._collate(structures),
+                sources=structures.sources,
+                counted=share.counted,
+                total=share.total,
+            )
+        except AtomcsiError as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+
+def _as_it_is(batch: LoadedBatch | AtomcsiError) -> LoadedBatch | AtomcsiError:
+    return batch
+
+
+def _leave_signals_to_parent(_: int) -> None:
+    """Lets a worker survive signals that go to all processes of a job: the parent has a step to finish."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

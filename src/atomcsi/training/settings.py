@@ -1,0 +1,73 @@
+"""How a model is trained: the config entries ``pretrain`` of a run and ``finetune`` of a task."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from atomcsi.yaml_source import Entry
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Factor = Annotated[float, Field(gt=0, le=1)]
+
+
+class DepthFactors(Entry):
+    """Learning rates by depth, as factors of that of the heads (paper, section 1: "Finetuning")."""
+
+    embedding: Factor
+    blocks: Annotated[list[Factor], Field(min_length=1)]
+
+
+class TrainSettings(Entry):
+    """How a model is trained; one model for pretraining and finetuning.
+
+    A step takes ``batch_size`` structures, or fewer if these have more than ``max_atoms`` atoms, in all processes
+    together: on more GPUs, the same steps are taken with the same learning rate. With ``bucket`` above 1, structures
+    of about the same size come together: those of that many batches are sorted by size before they are distributed.
+
+    The model is validated each ``val_interval`` of an epoch. The learning rate warms up, follows a cosine to
+    ``final_factor`` at the end of ``cosine_epochs`` (by default the last one), and is multiplied by
+    ``plateau_factor`` from then on whenever ``plateau_patience`` validations have passed without a better one.
+    """
+
+    structures: PositiveInt
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    max_atoms: PositiveInt | None = None
+    bucket: PositiveInt = 1
+    learning_rate: Annotated[float, Field(gt=0)]
+    energy_weight: Annotated[float, Field(ge=0)] = 1.0
+    force_weight: Annotated[float, Field(ge=0)] = 10.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_factor: Factor = 0.2
+    final_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
+    cosine_epochs: PositiveInt | None = None
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    plateau_patience: Annotated[int, Field(ge=0)] | None = None
+    depth_factors: DepthFactors | None = None
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_value: Annotated[float, Field(gt=0)] | None = None
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    val_structures: PositiveInt = 2000
+    val_interval: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSettings:
+        if self.clip_norm is not None and self.clip_value is not None:
+            raise ValueError("takes either 'clip_norm' or 'clip_value'")
+        if self.energy_weight == self.force_weight == 0:
+            raise ValueError("energy_weight and force_weight are both 0: there is nothing to train on")
+        if self.cosine_epochs is not None and self.cosine_epochs > self.epochs:
+            raise ValueError(f"cosine_epochs is {self.cosine_epochs}, but there are {self.epochs} epochs")
+        if self.plateau_patience is not None and self.cosine_epochs is None:
+            raise ValueError("plateau_patience needs cosine_epochs: the plateau begins where the cosine ends")
+        return self
+
+    @property
+    def budget(self) -> int:
+        """C = E x N: structures seen in the whole training (paper, section 1)."""
+        return self.epochs * self.structures

@@ -1,0 +1,246 @@
+"""Trainings that are cut off, at any moment and in any way, and end as if nothing had happened."""
+
+import json
+import logging
+import multiprocessing
+import os
+import re
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from atomcsi.cli import main
+from atomcsi.config import BackboneSpec, TrainSettings
+from atomcsi.errors import AtomcsiError, InputError
+from atomcsi.structure_lmdb import StructureLMDB, write_structures
+from atomcsi.training import checkpoints
+from atomcsi.training.module import PotentialModule
+from atomcsi.training.processes import Execution
+from atomcsi.training.train import pretrain
+
+TINY = BackboneSpec(
+    implementation="gemnet-oc",
+    settings={
+        "num_blocks": 1, "emb_size_atom": 8, "emb_size_edge": 8, "emb_size_trip_in": 4, "emb_size_trip_out": 4,
+        "emb_size_rbf": 4, "emb_size_cbf": 4, "emb_size_sbf": 4, "num_radial": 4, "num_spherical": 2,
+        "num_before_skip": 1, "num_after_skip": 1, "num_atom": 1, "num_output_afteratom": 1, "cutoff": 3.0,
+        "max_neighbors": 6, "quad_interaction": False, "atom_edge_interaction": False,
+        "edge_atom_interaction": False, "atom_interaction": False,
+    },
+)  # fmt: skip
+#: Twelve steps, four an epoch, a validation every other step; a plateau from the second epoch on.
+SETTINGS = TrainSettings(
+    structures=15, epochs=3, batch_size=4, learning_rate=1e-3, warmup_steps=2, clip_norm=1.0, val_interval=0.5,
+    cosine_epochs=1, plateau_patience=0, ema_decay=0.9,
+)  # fmt: skip
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory, toy_structures):
+    found = {}
+    for name, n, seed in (("train", 16, 0), ("val", 6, 1)):
+        path = tmp_path_factory.mktemp("data") / f"{name}.lmdb"
+        write_structures(path, toy_structures(n, seed), provenance={"dataset": name, "split": name})
+        found[name] = StructureLMDB(path)
+    return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def noisy():
+    """Trains with noise from the global generator, as a backbone with dropout would."""
+    original = PotentialModule.losses
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PotentialModule, "losses", lambda self, batch: original(self, batch) * (1 + torch.rand(())))
+        yield
+
+
+def run(splits, folder, minutes=0.0, **changes):
+    pretrain(
+        splits["train"], splits["val"], folder, backbone=TINY, settings=SETTINGS.model_copy(update=changes), seed=3,
+        execution=Execution(device="cpu", checkpoint_minutes=minutes),
+    )  # fmt: skip
+
+
+def outcome(folder):
+    """Everything that a training gives but the time it took."""
+    card = json.loads((folder / "model.json").read_text())
+    curve = [{name: value for name, value in record.items() if name != "seconds"} for record in card["history"]]
+    assert not (folder / "checkpoints").exists()
+    return (
+        curve,
+        card["best_epoch"],
+        {name: t.numpy().tobytes() for name, t in load_file(folder / "model.safetensors").items()},
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(splits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(splits, folder)
+    return outcome(folder)
+
+
+def at_step(monkeypatch, step, action):
+    """Lets something happen within a step, counted from 1; returns the steps that were begun."""
+    original, begun = PotentialModule.training_step, []
+
+    def acts(self, batch, batch_index):
+        begun.append(self.step + 1)
+        if self.step + 1 == step:
+            action()
+        return original(self, batch, batch_index)
+
+    monkeypatch.setattr(PotentialModule, "training_step", acts)
+    return begun
+
+
+def power_cut():
+    raise AtomcsiError("the power is out")
+
+
+def in_child(function, *arguments):
+    """Runs a function in a process of its own; returns how that ended."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+def test_history_of_an_uninterrupted_training(whole):
+    curve, _, _ = whole
+    assert [record["step"] for record in curve] == [2, 4, 6, 8, 10, 12]
+    assert [record["epoch"] for record in curve] == [pytest.approx(x) for x in (8 / 15, 1, 23 / 15, 2, 38 / 15, 3)]
+    assert [type(record["epoch"]) for record in curve] == [float, int] * 3
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_cut_off_in_a_step(splits, tmp_path, monkeypatch, whole, step):
+    with monkeypatch.context() as patch, pytest.raises(AtomcsiError, match="power"):
+        at_step(patch, step, power_cut)
+        run(splits, tmp_path / "cut")
+    begun = at_step(monkeypatch, 0, None)
+    run(splits, tmp_path / "cut")
+    assert begun == list(range(step, STEPS + 1))
+    assert outcome(tmp_path / "cut") == whole
+
+
+@pytest.mark.parametrize("step", [3, 4, 8])
+def test_between_checkpoints_little_is_lost(splits, tmp_path, monkeypatch, whole, step):
+    """Validations are saved, and steps after them repeated."""
+    with monkeypatch.context() as patch, pytest.raises(AtomcsiError, match="power"):
+        at_step(patch, step, power_cut)
+        run(splits, tmp_path / "cut", minutes=60.0)
+    begun = at_step(monkeypatch, 0, None)
+    run(splits, tmp_path / "cut", minutes=60.0)
+    assert begun[0] == 2 * ((step - 1) // 2) + 1
+    assert outcome(tmp_path / "cut") == whole
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("step", [1, 6, 9, STEPS])
+def test_asked_to_stop(splits, tmp_path, monkeypatch, whole, name, step):
+    """The step is finished and saved, whatever the time between checkpoints."""
+    with monkeypatch.context() as patch:
+        at_step(patch, step, lambda: os.kill(os.getpid(), getattr(signal, name)))
+        with pytest.raises(AtomcsiError, match=rf"stopped by {name}; run again to go on at step {step + 1}$"):
+            run(splits, tmp_path / "cut", minutes=60.0)
+    assert signal.getsignal(getattr(signal, name)) == signal.SIG_DFL
+    begun = at_step(monkeypatch, 0, None)
+    run(splits, tmp_path / "cut", minutes=60.0)
+    assert begun == list(range(step + 1, STEPS + 1))
+    assert outcome(tmp_path / "cut") == whole
+
+
+@pytest.mark.parametrize("step", [1, 5, 12])
+def test_killed(splits, tmp_path, monkeypatch, whole, step):
+    with monkeypatch.context() as patch:
+        at_step(patch, step, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        assert in_child(run, splits, tmp_path / "cut") == -signal.SIGKILL
+    begun = at_step(monkeypatch, 0, None)
+    run(splits, tmp_path / "cut")
+    assert begun == list(range(step, STEPS + 1))
+    assert outcome(tmp_path / "cut") == whole
+
+
+def test_killed_while_it_saves(splits, tmp_path, monkeypatch, whole):
+    def dies(content, path):
+        original(content, path)
+        if path.name == ".last.ckpt.tmp" and content["training"]["step"] == 7:
+            path.write_bytes(path.read_bytes()[:1000])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    original = torch.save
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", dies)
+        assert in_child(run, splits, tmp_path / "cut") == -signal.SIGKILL
+    begun = at_step(monkeypatch, 0, None)
+    run(splits, tmp_path / "cut")
+    assert begun == list(range(7, STEPS + 1))
+    assert outcome(tmp_path / "cut") == whole
+
+
+def test_the_command_says_how_to_go_on(splits, tmp_path, monkeypatch, whole):
+    """Exit code 1, which makes Snakemake retry; the same command again ends as if nothing had happened."""
+    arguments = [
+        "pretrain", "--train", splits["train"].path, "--val", splits["val"].path, "--out", tmp_path / "cut",
+        "--backbone", TINY.model_dump_json(), "--settings", SETTINGS.model_dump_json(), "--seed", 3,
+        "--device", "cpu", "--log", tmp_path / "log",
+    ]  # fmt: skip
+    arguments = [str(argument) for argument in arguments]
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert in_child(main, arguments) == 1
+    message = (tmp_path / "log").read_text().splitlines()[-1]
+    assert message.endswith("error: pretrain train seed 3: stopped by SIGTERM; run again to go on at step 6")
+    assert in_child(main, arguments) == 0
+    assert outcome(tmp_path / "cut") == whole
+
+
+def cut_off(splits, folder, step):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(AtomcsiError, match="power"):
+        at_step(patch, step, power_cut)
+        run(splits, folder)
+    return folder / "checkpoints"
+
+
+def damage(path):
+    """Changes one byte in the middle, where weights are."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_no_dead_end(splits, tmp_path, monkeypatch, whole, caplog):
+    damage(cut_off(splits, tmp_path / "cut", 7) / "last.ckpt")
+    monkeypatch.setattr(logging.getLogger("atomcsi"), "propagate", True)
+    begun = at_step(monkeypatch, 0, None)
+    run(splits, tmp_path / "cut")
+    assert re.search(r"last\.ckpt: .* checksum .* is wrong; going on from the one before it", caplog.text)
+    assert begun[0] == 6
+    assert outcome(tmp_path / "cut") == whole
+
+
+def test_checkpoints_that_are_all_damaged(splits, tmp_path):
+    work = cut_off(splits, tmp_path / "cut", 7)
+    damage(work / "last.ckpt")
+    (work / "previous.ckpt").write_bytes((work / "previous.ckpt").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"previous\.ckpt: is no readable checkpoint: .* \(delete .*checkpoints and"):
+        run(splits, tmp_path / "cut")
+    with pytest.raises(InputError, match=r"last\.ckpt: .* the checksum of .*/data/\d+ is wrong"):
+        checkpoints.read_checkpoint(work / "last.ckpt")
+
+
+def test_a_checkpoint_with_code(tmp_path):
+    torch.save({"training": os.system}, tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match="is no readable checkpoint"):
+        checkpoints.read_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_changed_settings_start_afresh(splits, tmp_path):
+    cut_off(splits, tmp_path / "a", 9)
+    for name in ("a", "b"):
+        run(splits, tmp_path / name, learning_rate=2e-3)
+    assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
