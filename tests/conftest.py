@@ -7,12 +7,26 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
+from ledger import Ledger
 
 from atomcsi.embeddings import Embedding, EmbeddingWriter
 from atomcsi.structure import Structure, hill_formula
 from atomcsi.structure_lmdb import StructureLMDB, write_structures
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record", action="store_true", help="write what was survived into docs/reliability.md")
+
+
+@pytest.fixture(scope="session")
+def ledger(request):
+    """Takes down the faults that the tests injected, for docs/reliability.md."""
+    kept = Ledger()
+    yield kept
+    if request.config.getoption("record"):
+        kept.write()
 
 
 @pytest.fixture(autouse=True, scope="session")

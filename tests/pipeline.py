@@ -69,3 +69,19 @@ class Run:
                     del record[key]
             found[str(path.relative_to(self.folder))] = content
         return found
+
+    def lost(self, whole: "Run") -> int:
+        """Bytes of another run's results that this one has not, or not so; of what says how long it took all else."""
+        mine, results = self.results(), whole.results()
+        different = [name for name in results if mine.get(name) != results[name]]
+        for suffix in (".lmdb", ".safetensors"):
+            for path in (whole.folder / "results").rglob(f"*{suffix}"):
+                name = str(path.relative_to(whole.folder))
+                if not (self.folder / name).exists() or (self.folder / name).read_bytes() != path.read_bytes():
+                    different.append(name)
+        return sum((whole.folder / name).stat().st_size for name in different)
+
+    def leftovers(self) -> list[str]:
+        """What unfinished steps left behind."""
+        found = (*self.folder.rglob(".*.tmp"), *self.folder.rglob("*.parts"), *self.folder.rglob("checkpoints"))
+        return sorted(str(path.relative_to(self.folder)) for path in found)

@@ -17,6 +17,10 @@ rule pretrain:
     threads: 1
     resources:
         gpu=1,
+        # A site that shares the steps of a training among GPUs says so here, see docs/cluster.md.
+        devices=1,
+        nodes=1,
+        launcher="",
         mem_mb=megabytes(4000, per_megabyte=1),
         runtime=lambda wildcards, attempt: minutes_of_training(RUN.pretrain, attempt),
     params:
@@ -27,8 +31,9 @@ rule pretrain:
     message:
         "Pretrain {wildcards.backbone} on {wildcards.init}, seed {wildcards.seed}"
     shell:
-        "atomcsi pretrain --train {input.train} --val {input.val} --out {params.folder}"
+        "{resources.launcher} atomcsi pretrain --train {input.train} --val {input.val} --out {params.folder}"
         " --backbone {params.backbone:q} --settings {params.settings:q}"
+        " --devices {resources.devices} --nodes {resources.nodes}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 
 
@@ -51,6 +56,10 @@ rule finetune:
     threads: 1
     resources:
         gpu=1,
+        # A site that shares the steps of a training among GPUs says so here, see docs/cluster.md.
+        devices=1,
+        nodes=1,
+        launcher="",
         mem_mb=megabytes(4000, per_megabyte=1),
         runtime=lambda wildcards, attempt: minutes_of_training(
             PROJECT.tasks[wildcards.task].finetune, attempt
@@ -66,9 +75,10 @@ rule finetune:
     message:
         "Finetune {wildcards.init} on {wildcards.task}, seed {wildcards.seed}"
     shell:
-        "atomcsi finetune --train {input.train} --val {input.val} --test {input.test}"
+        "{resources.launcher} atomcsi finetune --train {input.train} --val {input.val} --test {input.test}"
         " --out {params.folder} {params.init} --name {wildcards.task}"
         " --backbone {params.backbone:q} --task {params.task:q}"
+        " --devices {resources.devices} --nodes {resources.nodes}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 
 
