@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import time
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 
 import pandas as pd
 import psutil
@@ -36,10 +38,11 @@ def step_of(process: psutil.Process) -> str | None:
 def seconds_of_steps(run: Run) -> dict[str, float]:
     """How long the jobs of each rule took, on average."""
     folder = run.folder / "results" / "benchmarks"
-    tables = {
-        rule: [pd.read_csv(path, sep="\t") for path in (folder / rule).rglob("*.tsv")] for rule in os.listdir(folder)
-    }
-    return {rule: pd.concat(found)["s"].mean() for rule, found in tables.items() if found}
+    seconds = defaultdict(list)
+    for path in folder.rglob("*.tsv"):
+        rule = path.relative_to(folder).with_suffix("").parts[0]
+        seconds[rule].append(pd.read_csv(path, sep="\t")["s"].iloc[0])
+    return {rule: mean(found) for rule, found in seconds.items()}
 
 
 class Killer:
