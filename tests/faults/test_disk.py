@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from pipeline import ROOT
 
 from atomcsi.config import BackboneSpec, ExtractorSpec, Sampling, TrainSettings
 from atomcsi.embed import embed
@@ -19,7 +21,7 @@ from atomcsi.training.train import pretrain
 
 SPEC = ExtractorSpec(implementation="composition", max_atoms=100, chunk=20)
 SAMPLING = Sampling(method="random", structures=60)
-TINY = {"num_blocks": 1, "emb_size_atom": 8, "emb_size_edge": 8, "cutoff": 4.0, "max_neighbors": 8}
+TINY = yaml.safe_load((ROOT / "tests" / "data" / "config" / "backbones" / "gemnet-oc-test.yaml").read_text())
 
 
 def mount(folder: Path, *options: str) -> bool:
@@ -52,7 +54,7 @@ def steps(toy_lmdb):
     def training(folder: Path) -> None:
         settings = TrainSettings(structures=8, epochs=2, batch_size=4, learning_rate=1e-3, val_structures=4)
         pretrain(structures, structures, folder / "model", seed=0, settings=settings,
-                 backbone=BackboneSpec(implementation="gemnet-oc", settings=TINY))  # fmt: skip
+                 backbone=BackboneSpec.model_validate(TINY))  # fmt: skip
 
     return {
         "LMDB": lambda folder: write_structures(folder / "x.lmdb", members, provenance={}),
