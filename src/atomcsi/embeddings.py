@@ -56,9 +56,9 @@ class Embedding:
     def __init__(self, path: Path | str, aggregation: Aggregation = "flat", name: str | None = None) -> None:
         self.path, self.aggregation = Path(path), aggregation
         with self._file() as file:
-            for item in (file, file["moments"], file["blocks"]):
-                for name, member in item.items():
-                    refuse_foreign(member, file, self.path, name)
+            for group in (file, file["moments"], file["blocks"]):
+                for key, member in group.items():
+                    refuse_foreign(member, file, self.path, key)
             self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
             self.name: str = self.provenance["dataset"] if name is None else name
             self.dim: int = file["features"].shape[1]

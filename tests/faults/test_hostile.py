@@ -110,18 +110,8 @@ def test_names_with_shell_characters(tmp_path, ledger):
 def test_json_on_the_command_line_is_data(tmp_path, capsys):
     """What rules hand over as JSON is checked like the config that it comes from."""
     entry = {"reader": {"format": "os:system"}}
-    arguments = [
-        "convert",
-        "--name",
-        "x",
-        "--dataset",
-        json.dumps(entry),
-        "--raw",
-        str(tmp_path),
-        "--out",
-        str(tmp_path),
-    ]
+    arguments = ["convert", "--name", "x", "--dataset", json.dumps(entry), "--raw", "raw", "--out", str(tmp_path)]
     with pytest.raises(SystemExit) as caught:
-        main([str(argument) for argument in arguments])
+        main(arguments)
     assert caught.value.code == 1
     assert "--dataset" in capsys.readouterr().err
