@@ -14,7 +14,7 @@ from pathlib import Path
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 _SYSTEM = Path("/etc/slurm")
 #: Two pretended GPUs: jobs that ask for one get it, and find none.
-_GPUS = "".join(f"Name=gpu Count=1 File={device}\n" for device in ("/dev/null", "/dev/zero"))
+_GPUS = "".join(f"Name=gpu Type=a100 Count=1 File={device}\n" for device in ("/dev/null", "/dev/zero"))
 _FILES = {"slurm.conf": (Path(__file__).with_name("slurm.conf")).read_text(), "gres.conf": _GPUS}
 
 
@@ -49,7 +49,7 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 120)
 
 
 class Cluster:
-    """One node with a partition ``cpu`` and a partition ``gpu``, whose daemons run as long as the context.
+    """One node with the partitions that the profiles name, whose daemons run as long as the context.
 
     Args:
         folder: Where configuration, state and logs go.

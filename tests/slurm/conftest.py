@@ -1,4 +1,4 @@
-"""A real SLURM, and the pipeline on it through the profile that users edit."""
+"""A real SLURM, and the pipeline on it through the profiles that users edit."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,14 @@ import pytest
 import yaml
 from cluster import Cluster, why_not
 from pipeline import ROOT, Run
+
+#: Facts of this site: a processor for each job, no accounts, jobs of seconds.
+SITE = {
+    "cores": 1,
+    "slurm-no-account": True,
+    "slurm-status-command": "squeue",
+    "slurm-init-seconds-before-status-checks": 1,
+}
 
 
 @pytest.fixture(scope="session")
@@ -18,20 +26,21 @@ def cluster(tmp_path_factory):
         yield found
 
 
-@pytest.fixture(scope="session")
-def profile(tmp_path_factory) -> Path:
-    """profiles/slurm with the facts of this site: one processor a job, no accounts, jobs of seconds."""
-    content = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
-    del content["default-resources"]["slurm_account"]
-    content["slurm-no-account"] = True
-    content["cores"] = 1
-    content["slurm-init-seconds-before-status-checks"] = 1
-    folder = tmp_path_factory.mktemp("profile")
-    (folder / "config.yaml").write_text(yaml.safe_dump(content))
-    return folder
-
-
 @pytest.fixture
-def run(cluster, profile, tmp_path) -> Run:
-    """The pipeline in an empty folder, on the cluster."""
-    return Run(tmp_path / "run", profile, [str(Path(__file__).with_name("fast_polling.py"))])
+def pipeline(cluster, tmp_path):
+    """Returns a function that makes an empty run on the cluster, by a profile with the facts of this site.
+
+    What single rules ask for can be replaced, as users do.
+    """
+
+    def make(profile: str = "slurm", **resources: dict[str, object]) -> Run:
+        content = yaml.safe_load((ROOT / "profiles" / profile / "config.yaml").read_text())
+        del content["default-resources"]["slurm_account"]
+        for rule, changed in resources.items():
+            content["set-resources"][rule] |= changed
+        folder = tmp_path / "profile"
+        folder.mkdir()
+        (folder / "config.yaml").write_text(yaml.safe_dump(content | SITE))
+        return Run(tmp_path / "run", folder, [str(Path(__file__).with_name("fast_polling.py"))])
+
+    return make
