@@ -7,11 +7,13 @@ from concurrent.futures import ProcessPoolExecutor
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from atomcsi.embeddings import Embedding
 from atomcsi.errors import InputError
 from atomcsi.inspection import verify
 from atomcsi.structure_lmdb import StructureLMDB
+from atomcsi.training.checkpoints import read_checkpoint
 
 #: Cases of random damage; set it higher for a longer search, such as 2000.
 CASES = int(os.environ.get("ATOMCSI_FUZZ_CASES", "200"))
@@ -87,3 +89,14 @@ def test_a_damaged_page_is_named(toy_lmdb, ledger):
         verify(store.path)
     assert StructureLMDB(store.path)[29].source == "toy/29"
     ledger.add("damaged LMDB page", "named by its checksum")
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, ledger):
+    path = tmp_path / "last.ckpt"
+    torch.save({"weights": torch.zeros(4096)}, path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"last\.ckpt: is no .* checkpoint: the checksum of .* is wrong \(delete"):
+        read_checkpoint(path)
+    ledger.add("damaged checkpoint", "named by its checksum; the one before it is taken")
