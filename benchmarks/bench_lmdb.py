@@ -44,7 +44,7 @@ def run() -> Iterator[Record]:
 def _compare(what: str, structures: list[Structure], folder: Path) -> Iterator[Record]:
     ours, theirs = folder / "ours.lmdb", folder / "theirs.lmdb"
     times = in_turn(
-        lambda: write_structures(ours, structures, provenance={}), lambda: _write_pickles(theirs, structures)
+        lambda: write_structures(ours, structures, provenance={}), lambda: write_pickles(theirs, structures)
     )
     yield Record.faster(f"lmdb: write, {what}", *times, target=20.0)
     sizes = ours.stat().st_size, theirs.stat().st_size
@@ -125,7 +125,8 @@ class Pickles:
         return found
 
 
-def _write_pickles(path: Path, structures: list[Structure]) -> None:
+def write_pickles(path: Path, structures: list[Structure]) -> None:
+    """Writes the field's files as fairchem's and JMP's preprocessing do."""
     path.unlink(missing_ok=True)
     environment = lmdb.open(str(path), subdir=False, map_size=1 << 40, meminit=False, map_async=True, lock=False)
     with environment.begin(write=True) as transaction:

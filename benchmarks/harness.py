@@ -44,7 +44,9 @@ class Record:
     peak_mb: float | None = None
 
     @classmethod
-    def faster(cls, name: str, ours: float, baseline: float, target: float, peak_mb: float | None = None) -> Record:
+    def faster(
+        cls, name: str, ours: float, baseline: float, target: float | None, peak_mb: float | None = None
+    ) -> Record:
         """A comparison of times in seconds: the ratio is baseline / ours."""
         ratio = baseline / ours
         return cls(name=name, ours=ours, baseline=baseline, unit="s", ratio=ratio, target=target, peak_mb=peak_mb)

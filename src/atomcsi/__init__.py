@@ -7,13 +7,17 @@ from importlib.metadata import version
 
 __version__ = version("atomcsi")
 
-__all__ = ["__version__", "compare"]
+__all__ = ["__version__", "calculator", "compare"]
 
 
 def __getattr__(name: str) -> object:
-    """Imports :func:`compare` when it is first used: it needs PyTorch, which the package as such does not."""
+    """Imports what needs PyTorch, which the package as such does not, when it is first used."""
     if name == "compare":
         from atomcsi.comparison import compare
 
         return compare
+    if name == "calculator":
+        from atomcsi.ase_calculator import ModelCalculator
+
+        return ModelCalculator
     raise AttributeError(f"module 'atomcsi' has no attribute '{name}'")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from atomcsi import __version__
 from atomcsi.errors import InputError
@@ -60,6 +61,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare_options(command)
     command.set_defaults(run=_compare)
 
+    command = commands.add_parser("predict", help="predict energies and forces, or a property, with a trained model")
+    command.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
+    command.add_argument("structures", type=Path, metavar="STRUCTURES", help="file or folder, as for compare")
+    command.add_argument("--out", type=Path, required=True, metavar="OUT.extxyz", help="file to write")
+    command.add_argument("--dataset", metavar="ID", help="whose heads are asked, for a model of a mix")
+    command.add_argument("--batch-size", type=int, default=32, help="structures at once (default: %(default)s)")
+    command.add_argument("--device", default="auto", help="cpu, cuda, or auto (default: %(default)s)")
+    command.set_defaults(run=_predict)
+
+    command = commands.add_parser("card", help="write the README.md of a trained model anew, with what CSI says")
+    command.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
+    command.add_argument("--csi", type=Path, metavar="CSV", help="csi_matrix.csv of a run with the model's data")
+    command.set_defaults(run=_card)
+
     command = commands.add_parser("effective-rank", help="in how many directions the features of embedding files vary")
     command.add_argument("files", type=Path, nargs="+", metavar="FILE", help="HDF5 file of embeddings")
     command.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: %(default)s)")
@@ -72,17 +87,21 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("lmdb", help="look into, check and export files of structures")
     _add_lmdb_commands(command.add_subparsers(title="commands", required=True, metavar="COMMAND"))
 
-    command = commands.add_parser("pretrain", help="pretrain a backbone on one dataset")
-    _add_training_options(command)
+    command = commands.add_parser("pretrain", help="pretrain a backbone on one dataset, or on a mix of several")
+    _add_training_options(command, datasets="+")
+    command.add_argument("--mix", type=_json, help="the mix's name and entry as JSON, for several datasets")
+    command.add_argument("--mixtures", type=Path, help="what was found of mixes, for a mix by CSI")
     command.add_argument("--settings", type=_json, required=True, help="training settings as JSON")
     command.set_defaults(run=_pretrain)
 
     command = commands.add_parser("finetune", help="finetune a backbone on a task and test it")
-    _add_training_options(command)
+    _add_training_options(command, datasets=1)
     command.add_argument("--test", type=Path, required=True, help="LMDB file to test on")
     command.add_argument("--name", required=True, help="the task's id")
     command.add_argument("--task", type=_json, required=True, help="the task's catalogue entry as JSON")
-    command.add_argument("--init", type=Path, help="folder of a pretrained model; without it, from scratch")
+    start = "folder of a pretrained model, or a published checkpoint; without it, from scratch"
+    command.add_argument("--init", type=Path, help=start)
+    command.add_argument("--init-name", metavar="ID", help="what the start is called; needed for a checkpoint")
     command.set_defaults(run=_finetune)
     return parser
 
@@ -126,25 +145,30 @@ def _add_lmdb_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
     command.set_defaults(run=_lmdb_export)
 
 
-def _add_training_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--train", type=Path, required=True, help="LMDB file to train on")
-    command.add_argument("--val", type=Path, required=True, help="LMDB file that picks the best epoch")
+def _add_training_options(command: argparse.ArgumentParser, datasets: int | str) -> None:
+    files = {"type": Path, "required": True, "nargs": datasets, "metavar": "LMDB"}
+    command.add_argument("--train", **files, help="file to train on, one a dataset")
+    command.add_argument("--val", **files, help="file that picks the best weights, one a dataset")
     command.add_argument("--out", type=Path, required=True, help="folder for the model")
     command.add_argument("--backbone", type=_json, required=True, help="the backbone's catalogue entry as JSON")
     command.add_argument("--seed", type=int, required=True)
-    command.add_argument("--graph", type=_json, help="the dataset's graph as JSON; else the backbone's own")
+    graphs = "the datasets' graphs as a JSON list, null for the backbone's own (default: the backbone's own)"
+    command.add_argument("--graphs", type=_json, help=graphs)
     default = "(default: %(default)s)"
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--devices", type=int, default=1, help=f"GPUs, or processes on the CPU, of a node {default}")
     command.add_argument("--nodes", type=int, default=1, help=f"nodes {default}")
-    command.add_argument("--workers", type=int, default=0, help=f"processes that read ahead, for a device {default}")
+    parts = "parts that a device computes its share of a step in, to need less memory"
+    command.add_argument("--parts", type=int, default=1, help=f"{parts} {default}")
+    workers = "processes that read ahead, for a device; else the threads that a GPU leaves over, and none without one"
+    command.add_argument("--workers", type=int, help=workers)
     minutes = "minutes between checkpoints; 0 for one each step"
     command.add_argument("--checkpoint-minutes", type=float, default=10.0, help=f"{minutes} {default}")
     command.add_argument("--threads", type=int, default=1, help=f"processor threads {default}")
     command.add_argument("--log", type=Path, help="log file; also on the terminal")
 
 
-def _json(text: str) -> dict[str, object]:
+def _json(text: str) -> Any:
     return json.loads(text)
 
 
@@ -198,6 +222,26 @@ def _compare(options: argparse.Namespace) -> None:
         print("written: " + ", ".join(map(str, found.write(options.out))))  # noqa: T201
 
 
+def _predict(options: argparse.Namespace) -> None:
+    from atomcsi.prediction import predict
+
+    count = predict(
+        options.model,
+        options.structures,
+        options.out,
+        dataset=options.dataset,
+        batch_size=options.batch_size,
+        device=options.device,
+    )
+    print(f"{options.out}: {count} structures")  # noqa: T201
+
+
+def _card(options: argparse.Namespace) -> None:
+    from atomcsi.report.model_card import write_model_card
+
+    print(f"written: {write_model_card(options.model, options.csi)}")  # noqa: T201
+
+
 def _effective_rank(options: argparse.Namespace) -> None:
     import pandas as pd
 
@@ -249,17 +293,20 @@ def _lmdb_export(options: argparse.Namespace) -> None:
 def _pretrain(options: argparse.Namespace) -> None:
     set_threads(options.threads)
     from atomcsi.config import BackboneSpec, TrainSettings, parse_entry
+    from atomcsi.mixes import NamedMix
     from atomcsi.structure_lmdb import StructureLMDB
     from atomcsi.training.train import pretrain
 
     pretrain(
-        StructureLMDB(options.train),
-        StructureLMDB(options.val),
+        [StructureLMDB(path) for path in options.train],
+        [StructureLMDB(path) for path in options.val],
         options.out,
         backbone=parse_entry(BackboneSpec, options.backbone, "--backbone"),
         settings=parse_entry(TrainSettings, options.settings, "--settings"),
         seed=options.seed,
-        graph=_graph(options),
+        mix=parse_entry(NamedMix, options.mix, "--mix") if options.mix else None,
+        mixtures=options.mixtures,
+        graphs=_graphs(options),
         execution=_execution(options),
     )
 
@@ -270,36 +317,40 @@ def _finetune(options: argparse.Namespace) -> None:
     from atomcsi.structure_lmdb import StructureLMDB
     from atomcsi.training.train import finetune
 
+    if options.init is not None and not options.init.is_dir() and options.init_name is None:
+        raise InputError(options.init, "is no folder of a model", mend="name a checkpoint's start with --init-name")
+    splits = {"train": options.train[0], "val": options.val[0], "test": options.test}
     finetune(
-        {split: StructureLMDB(getattr(options, split)) for split in ("train", "val", "test")},
+        {split: StructureLMDB(path) for split, path in splits.items()},
         options.out,
         task=parse_entry(Task, options.task, "--task"),
         task_name=options.name,
         init=options.init,
+        init_name=options.init_name,
         backbone=parse_entry(BackboneSpec, options.backbone, "--backbone"),
         seed=options.seed,
-        graph=_graph(options),
+        graph=_graphs(options)[0],
         execution=_execution(options),
     )
 
 
-def _graph(options: argparse.Namespace) -> Graph | None:
+def _graphs(options: argparse.Namespace) -> list[Graph | None]:
     from atomcsi.catalogue import Graph
     from atomcsi.config import parse_entry
 
-    return None if options.graph is None else parse_entry(Graph, options.graph, "--graph")
+    entries = [None] * len(options.train) if options.graphs is None else options.graphs
+    return [None if entry is None else parse_entry(Graph, entry, "--graphs") for entry in entries]
 
 
 def _execution(options: argparse.Namespace) -> Execution:
     from atomcsi.training.processes import Execution
 
-    return Execution(
-        device=options.device,
-        devices=options.devices,
-        nodes=options.nodes,
-        workers=options.workers,
-        checkpoint_minutes=options.checkpoint_minutes,
-    )
+    names = ("device", "devices", "nodes", "parts", "checkpoint_minutes")
+    execution = Execution(**{name: getattr(options, name) for name in names})
+    workers = options.workers
+    if workers is None:
+        workers = max(options.threads // options.devices - 1, 0) if execution.on_gpu else 0
+    return replace(execution, workers=workers)
 
 
 if __name__ == "__main__":

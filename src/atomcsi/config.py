@@ -18,13 +18,14 @@ from pydantic import BaseModel, Field, model_validator
 
 from atomcsi.catalogue import ID_PATTERN, Catalogue, Dataset, Id, PositiveInt
 from atomcsi.errors import ConfigError, did_you_mean
+from atomcsi.mixes import MixSpec, Pretraining, name_of_mix, pretrainings
 from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, keywords, load
 from atomcsi.sampling import Aggregation, Method, Resample
+from atomcsi.structure import ENERGY_UNITS
+from atomcsi.targets import MetricUnit, Target
 from atomcsi.training.settings import TrainSettings
 from atomcsi.yaml_source import Entry, YamlSource, laid_over
 
-#: How a metric's unit follows from eV and Angstrom, or from the unit that a property keeps.
-METRIC_UNITS: Mapping[str, float] = {"eV/angstrom": 1.0, "meV/angstrom": 1e3, "eV": 1.0, "meV": 1e3, "1/cm": 1.0}
 #: Extractors that can be used without a project, from any folder.
 _EXTRACTORS = Path(__file__).with_name("extractors") / "catalogue.yaml"
 
@@ -40,13 +41,16 @@ def _check_implementation(registry: Mapping[str, str], name: str, given: Mapping
             raise ValueError(f"unknown {kind} '{key}' of {name}{did_you_mean(key, known)}")
 
 
-class Task(Entry):
-    """A finetuning target on a downstream dataset, and the schedule that it is finetuned with."""
+class Task(Target):
+    """A finetuning target on a downstream dataset, and the schedule that it is finetuned with.
+
+    With ``finetune.scalar_loss: cross-entropy`` the target is a class, 0 or 1.
+    """
 
     title: str = ""
     dataset: Id
     target: str
-    unit: Literal["eV/angstrom", "meV/angstrom", "eV", "meV", "1/cm"]
+    unit: MetricUnit
     finetune: TrainSettings
 
     @model_validator(mode="after")
@@ -55,8 +59,14 @@ class Task(Entry):
         wanted = "force_weight" if self.target == "forces" else "energy_weight"
         if weights[wanted] == 0:
             raise ValueError(f"finetune.{wanted} is 0, but the target is {self.target}")
-        if self.target not in ("forces", "energy") and self.finetune.force_weight != 0:
+        if self.finetune.denoise_sigma is not None:
+            raise ValueError("finetune.denoise_sigma is for pretraining: a task has labels")
+        if self.is_property and self.finetune.force_weight != 0:
             raise ValueError(f"finetune.force_weight must be 0: {self.target} has no forces")
+        if not self.is_property and (self.readout, self.reference) != ("sum", "elements"):
+            raise ValueError(f"readout and reference must be sum and elements: {self.target} is no property")
+        if self.finetune.scalar_loss == "cross-entropy" and not (self.is_property and self.reference == "none"):
+            raise ValueError("finetune.scalar_loss cross-entropy is for classes, which have the reference none")
         return self
 
 
@@ -119,7 +129,9 @@ class Embedding(Entry):
 class RunConfig(Entry):
     """A run: which upstreams are compared for which tasks, and with what.
 
-    ``mirror`` is a folder or web address that raw files are taken from where it has them, see
+    ``inits`` names what every task is finetuned from: upstreams, ``mixes`` of them, ``csi`` (the upstream that CSI
+    selects for the task), ``checkpoints`` that others published, in their layout, and ``scratch``. ``mirror`` is a
+    folder or web address that raw files are taken from where it has them, see
     :func:`atomcsi.download.fetch_files`.
     """
 
@@ -132,6 +144,8 @@ class RunConfig(Entry):
     also_measure: list[str] = Field(default_factory=list)
     backbone: Id
     pretrain: TrainSettings
+    mixes: dict[Id, MixSpec] = Field(default_factory=dict)
+    checkpoints: dict[Id, Path] = Field(default_factory=dict)
     inits: Annotated[list[Id], Field(min_length=1)]
     mirror: str | None = None
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -159,6 +173,21 @@ class Project:
     def downstream(self) -> list[str]:
         """Downstream datasets of the run's tasks, each once, in the order of the tasks."""
         return list(dict.fromkeys(self.tasks[task].dataset for task in self.run.tasks))
+
+    @property
+    def pretrainings(self) -> dict[str, Pretraining]:
+        """Every pretraining that an init of the run can stand for, by the name of its results."""
+        return pretrainings(self.run.upstream, self.run.mixes, self.downstream)
+
+    def pretrain_settings(self, name: str) -> TrainSettings:
+        """The settings of a pretraining, which mixes may change."""
+        spec = self.pretrainings[name].spec
+        return TrainSettings.model_validate(self.run.pretrain.model_dump() | (spec.pretrain if spec else {}))
+
+    def start(self, init: str, task: str) -> str:
+        """Name of the pretraining that an init stands for in a task, but for ``csi``, which is not known before."""
+        mix = self.run.mixes.get(init)
+        return name_of_mix(init, self.tasks[task].dataset if mix is not None and mix.kind == "nearest" else None)
 
     @property
     def distances(self) -> list[str]:
@@ -275,6 +304,20 @@ def _check_dataset(datasets: Catalogue, name: str, root: Path) -> None:
             raise datasets.error(name, ("files", position, "path"), f"no such file: {file.path}")
 
 
+def _check_inits(run: RunConfig, run_source: YamlSource) -> None:
+    """Checks that mixes are made of upstreams, and that inits have names of their own."""
+    taken = {*run.upstream, "csi", "scratch"}
+    for key, names in (("mixes", run.mixes), ("checkpoints", run.checkpoints)):
+        for name in names:
+            if name in taken:
+                raise run_source.error((key, name), "is the name of another init")
+        taken |= set(names)
+    for name, mix in run.mixes.items():
+        for dataset in {*mix.datasets, *getattr(mix, "sizes", {})}:
+            run_source.known("mixes", name, name=dataset, entries=run.upstream, kind="upstream")
+        run_source.parse(TrainSettings, run.pretrain.model_dump() | mix.pretrain, ("mixes", name, "pretrain"))
+
+
 def _check_references(project: Project, run_source: YamlSource, catalogue: Path, root: Path) -> None:
     """Checks what no single entry can know: that ids exist, roles fit and packaged files are there."""
     run = project.run
@@ -292,7 +335,8 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
     if run.distance in run.also_measure:
         raise run_source.error(("also_measure",), f"names '{run.distance}', which is the distance already")
     run_source.known("backbone", name=run.backbone, entries=project.backbones, kind="backbone")
-    inits = {*run.upstream, "csi", "scratch"}
+    _check_inits(run, run_source)
+    inits = {*run.upstream, *run.mixes, *run.checkpoints, "csi", "scratch"}
     for position, name in enumerate(run.inits):
         run_source.known("inits", position, name=name, entries=inits, kind="init")
     for key in ("upstream", "tasks", "also_measure", "inits", "seeds"):
@@ -313,9 +357,12 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
             raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has the role 'upstream'")
         if "test" not in dataset.splits:
             raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has no test split")
-        targets = {"forces", "energy", *dataset.properties}
-        task_source.known(name, "target", name=task.target, entries=targets, kind="target")
-        if ("angstrom" in task.unit) != (task.target == "forces"):
+        task_source.known(
+            name, "target", name=task.target, entries={"forces", "energy", *dataset.properties}, kind="target"
+        )
+        kept = "eV/angstrom" if task.target == "forces" else dataset.properties.get(task.target, "eV")
+        kept = "eV" if kept in ENERGY_UNITS else kept
+        if task.unit not in (kept, f"m{kept}"):
             raise task_source.error((name, "unit"), f"'{task.unit}' is no unit of {task.target}")
 
 
@@ -335,3 +382,18 @@ def missing_checkpoint(project: Project, path: Path | str, root: Path | str = ".
         return None
     source = YamlSource(Path(path).parent / "extractors.yaml")
     return source.error((name, "options", "checkpoint"), f"no such file: {checkpoint} (put it there to embed)")
+
+
+def missing_init(project: Project, name: str, path: Path | str, root: Path | str = ".") -> ConfigError | None:
+    """Returns the error of a run whose init is a published checkpoint that is not there, None if all is well.
+
+    Args:
+        project: The checked run.
+        name: The init.
+        path: The run config's file.
+        root: Folder that the checkpoint's path is relative to.
+    """
+    checkpoint = project.run.checkpoints[name]
+    if (Path(root) / checkpoint).is_file():
+        return None
+    return YamlSource(Path(path)).error(("checkpoints", name), f"no such file: {checkpoint} (put it there to finetune)")

@@ -21,7 +21,7 @@ from atomcsi.errors import AtomcsiError, InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-_PLAN_SCHEMA = "atomcsi.plan/1"
+_PLAN, _PLAN_SCHEMA = "plan.json", "atomcsi.plan/1"
 _DAY = 24 * 3600
 
 
@@ -162,16 +162,19 @@ def resume_folder(folder: Path, plan: Mapping[str, Any]) -> Path:
         folder: Scratch folder of a long step, beside its outputs; the step removes it when it is done.
         plan: Everything that the result depends on; kept in ``plan.json`` inside.
     """
-    plan_file = folder / "plan.json"
-    wanted = json.loads(json.dumps({"schema": _PLAN_SCHEMA, **plan}))
-    try:
-        known = read_json(plan_file, _PLAN_SCHEMA)
-    except InputError:
-        known = None
-    if known != wanted:
+    if not holds_plan(folder, plan):
         remove(folder)
-        write_json(plan_file, _PLAN_SCHEMA, plan)
+        write_json(folder / _PLAN, _PLAN_SCHEMA, plan)
     return folder
+
+
+def holds_plan(folder: Path, plan: Mapping[str, Any]) -> bool:
+    """Whether :func:`resume_folder` has prepared a folder for this plan."""
+    try:
+        known = read_json(folder / _PLAN, _PLAN_SCHEMA)
+    except InputError:
+        return False
+    return known == json.loads(json.dumps({"schema": _PLAN_SCHEMA, **plan}))
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -22,7 +22,8 @@ def job(log: str | Path | None = None) -> Iterator[None]:
     """Runs a step with progress on the terminal and everything in its log file.
 
     An error that the user can mend ends the process with one message; any other error also leaves its traceback
-    in the log, and only its last line on the terminal if there is a log to read.
+    in the log, and only its last line on the terminal if there is a log to read. Of several processes that share a
+    step, the first one tells of progress, and all of errors.
 
     Args:
         log: The step's log file.
@@ -33,13 +34,15 @@ def job(log: str | Path | None = None) -> Iterator[None]:
     if log:
         try:
             Path(log).parent.mkdir(parents=True, exist_ok=True)
-            file = logging.FileHandler(log, mode="w", encoding="utf-8")
+            if process_rank() == 0:
+                Path(log).write_text("", encoding="utf-8")
+            file = logging.FileHandler(log, mode="a", encoding="utf-8")
         except OSError as error:
             sys.exit(f"error: {log}: cannot be written: {error.strerror}")
         file.setFormatter(logging.Formatter("%(asctime)s  %(name)s  %(message)s"))
         handlers.append(file)
     logger = logging.getLogger("atomcsi")
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if process_rank() == 0 else logging.ERROR)
     logger.handlers[:] = handlers
     logger.propagate = False
     try:
@@ -61,6 +64,14 @@ def job(log: str | Path | None = None) -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.close()
+
+
+def process_rank() -> int:
+    """This process's number among those that share a step, as torchrun, Lightning or srun tell it; 0 if alone."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
 
 
 def set_threads(threads: int) -> None:

@@ -204,6 +204,15 @@ def write_mixes(path: Path, found: Mapping[str, Any]) -> None:
     write_json(path, SCHEMA, found)
 
 
+def read_mixes(path: Path) -> dict[str, Any]:
+    """Reads what :func:`write_mixes` wrote.
+
+    Raises:
+        InputError: The file is missing, or holds something else.
+    """
+    return read_json(path, SCHEMA)
+
+
 def mixture_table(paths: Sequence[Path]) -> pd.DataFrame:
     """Returns the mixes in long form: a row per downstream dataset, mix and upstream.
 
@@ -212,7 +221,7 @@ def mixture_table(paths: Sequence[Path]) -> pd.DataFrame:
     """
     rows = []
     for path in paths:
-        found = read_json(path, SCHEMA)
+        found = read_mixes(path)
         names = {key: found[key] for key in ("extractor", "downstream")}
         for mix in ("best", "equal"):
             for upstream, weight in found[mix]["weights"].items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 
 import numpy as np
@@ -102,6 +102,22 @@ class StructureBatch:
         )
         batch._check()
         return batch
+
+    @classmethod
+    def join(cls, batches: Sequence[StructureBatch]) -> StructureBatch:
+        """Puts batches together, of which all have the same properties."""
+
+        def joined(name: str) -> np.ndarray | list[str]:
+            values = [getattr(batch, name) for batch in batches]
+            return np.concatenate(values) if isinstance(values[0], np.ndarray) else [v for each in values for v in each]
+
+        names = [each.name for each in fields(cls) if each.name not in ("property_names", "dataset")]
+        datasets = [np.zeros(len(batch), int) if batch.dataset is None else batch.dataset for batch in batches]
+        return cls(
+            **{name: joined(name) for name in names},
+            property_names=batches[0].property_names,
+            dataset=None if all(batch.dataset is None for batch in batches) else np.concatenate(datasets),
+        )
 
     @property
     def known_forces(self) -> np.ndarray:

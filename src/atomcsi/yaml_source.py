@@ -14,8 +14,8 @@ from pydantic_core import PydanticCustomError
 from atomcsi.errors import ConfigError, did_you_mean
 
 T = TypeVar("T", bound=BaseModel)
-#: The kinds of splits, which pydantic puts between the keys of an error's location.
-_KINDS = ("source", "random", "folds")
+#: The kinds of splits and mixes, which pydantic puts between the keys of an error's location.
+_KINDS = ("source", "random", "folds", "equal", "tempered", "weighted", "counted", "nearest")
 
 
 class Entry(BaseModel):

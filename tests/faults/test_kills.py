@@ -61,9 +61,9 @@ class Killer:
             if step is None or self.killed.get(step, 0) >= self._kills:
                 continue
             if process not in self._moments:
-                self._moments[process] = process.create_time() + self._generator.uniform(
-                    0, self._seconds.get(step, 2.0)
-                )
+                # At any moment, but more often early: a job that is done cannot be killed any more.
+                share = self._generator.random() ** 2
+                self._moments[process] = process.create_time() + share * self._seconds.get(step, 2.0)
             if now >= self._moments[process]:
                 process.send_signal(signal.SIGKILL)
                 process.wait()

@@ -36,7 +36,7 @@ def test_everything_is_made(finished):
         assert json.loads((results / "selection" / f"{downstream}.json").read_text())["selected"] == "ani1x-mini"
     finetuning = pd.read_csv(results / "finetuning.csv")
     assert sorted(zip(finetuning["task"], finetuning["init"], strict=True)) == [
-        (task, init) for task in sorted(TASKS) for init in ("ani1x-mini", "scratch")
+        (task, init) for task in sorted(TASKS) for init in ("ani1x-mini", "balanced", "scratch")
     ]
     assert (finetuning["mae"] > 0).all() and (finetuning["structures"] == 20).all()
     page = (results / "report.html").read_text()
@@ -67,6 +67,15 @@ def test_a_changed_seed_reruns_trainings_only(finished):
     assert {rule for rule in planned if planned[rule]} == {
         "pretrain", "finetune", "pretraining_table", "finetuning_table", "figure", "html_report", "all",
     }  # fmt: skip
+    assert (planned["pretrain"], planned["finetune"]) == (2, 6)
+
+
+def test_another_backbone_reruns_trainings_only(finished):
+    """One line of the config."""
+    planned = finished.planned("all", "--config", "backbone=schnet-test")
+    assert {rule for rule in planned if planned[rule]} == {
+        "pretrain", "finetune", "pretraining_table", "finetuning_table", "figure", "html_report", "all",
+    }  # fmt: skip
     assert (planned["pretrain"], planned["finetune"]) == (1, 4)
 
 
@@ -86,7 +95,7 @@ def test_a_changed_entry_reruns_what_depends_on_it(finished):
         1,
         1,
         1,
-        2,
+        3,
     )
 
 
@@ -99,6 +108,19 @@ def test_an_upstream_that_only_csi_asks_for_is_trained(finished):
     """The choice is ani1x-mini for both tasks."""
     planned = finished.planned("results/finetuning.csv", "--config", "inits=[csi]", "--forcerun", "pretrain")
     assert planned == {"pretrain": 1, "finetune": 2, "finetuning_table": 1}
+
+
+def test_a_mix_has_its_share_of_each_dataset(finished):
+    card = finished.results()["results/pretrain/gemnet-oc-test/balanced/seed0/model.json"]
+    assert [(record["dataset"], record["structures"]) for record in card["datasets"]] == [
+        ("ani1x-mini", 12),
+        ("oc22-mini", 12),
+    ]
+
+
+def test_a_mix_by_csi_is_another_one_for_every_dataset(finished):
+    planned = finished.planned("results/finetuning.csv", "--config", "inits=[nearest]", "--forcerun", "mix")
+    assert planned == {"mix": 2, "pretrain": 2, "finetune": 2, "finetuning_table": 1}
 
 
 def test_a_distance_that_knows_no_elements(finished):

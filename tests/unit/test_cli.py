@@ -20,7 +20,7 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    known = ("check", "compare", "convert", "effective-rank", "info", "lmdb", "pretrain", "finetune")
+    known = ("check", "compare", "convert", "effective-rank", "info", "lmdb", "predict", "pretrain", "finetune")
     assert all(name in text for name in known)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from atomcsi.config import Project, TrainSettings, extractor_catalogue, load_project, missing_checkpoint
+from atomcsi.config import Project, TrainSettings, extractor_catalogue, load_project, missing_checkpoint, missing_init
 from atomcsi.errors import ConfigError
 
 
@@ -60,6 +60,11 @@ def catalogue(tmp_path, repository):
         ("backbones/gemnet-oc-tiny.yaml", "cutoff:", "cutof:", r"unknown setting 'cutof' of gemnet-oc; did you mean 'cutoff'"),
         ("tasks.yaml", "target: U0", "target: U1", r"qm9-mini-u0.target: unknown target 'U1'"),
         ("tasks.yaml", "unit: meV\n", "unit: meV/angstrom\n", r"unit: 'meV/angstrom' is no unit of U0"),
+        ("tasks.yaml", "unit: meV\n", "unit: 1/cm\n", r"qm9-mini-u0.unit: '1/cm' is no unit of U0"),
+        ("tasks.yaml", "readout: max", "readout: maximum", r"matbench-phonons-fold0.readout: .*did you mean 'max'"),
+        ("tasks.yaml", "  forces: gradient", "  forces: gradients", r"finetune.forces: .*did you mean 'gradient'"),
+        ("tasks.yaml", "reference: none", "reference: mean", r"is-metal-fold0: .*cross-entropy is for classes"),
+        ("tasks.yaml", "target: forces", "target: forces\n  readout: mean", r"readout and reference must be sum and elements"),
         ("extractors.yaml", "\ngemnet-oc:", "\nmine: {implementation: sevenet}\ngemnet-oc:", r"extractors.yaml:\d+: mine: .* did you mean 'sevennet'"),
         ("extractors.yaml", "\ngemnet-oc:", "\nsevennet-0: {max_edges: 0}\ngemnet-oc:", r"extractors.yaml:\d+: sevennet-0.max_edges: .*greater than 0"),
         ("extractors.yaml", "\ngemnet-oc:", "\nsevennet-1:\n  chunk: 3\ngemnet-oc:", r"extractors.yaml:\d+: sevennet-1.implementation: Field required"),
@@ -88,6 +93,19 @@ def test_a_missing_checkpoint_is_told_but_stops_nothing_before_embedding(catalog
     assert re.search(r"extractors.yaml:\d+: equiformer-v2.options.checkpoint: no such file: resources/check", problem)
     demo = repository / "config" / "demo.yaml"
     assert missing_checkpoint(load_project(path=demo, root=repository), demo, repository) is None
+
+
+def test_a_published_checkpoint_is_an_init(catalogue, repository):
+    path = catalogue("demo.yaml", "inits: [", "checkpoints: {jmp-s: jmp-s.pt}\ninits: [jmp-s, ")
+    project = load_project(path=path, root=repository)
+    assert project.start("jmp-s", "qm9-mini-u0") == "jmp-s" and "jmp-s" not in project.pretrainings
+    problem = str(missing_init(project, "jmp-s", path, repository))
+    assert re.search(r"demo.yaml:\d+: checkpoints.jmp-s: no such file: jmp-s.pt \(put it there to finetune", problem)
+    (path.parent / "jmp-s.pt").touch()
+    assert missing_init(project, "jmp-s", path, path.parent) is None
+    path = catalogue("demo.yaml", "{jmp-s: ", "{csi: ")
+    with pytest.raises(ConfigError, match=r"checkpoints.csi: is the name of another init"):
+        load_project(path=path, root=repository)
 
 
 def test_extractors_come_with_the_package(tmp_path):
@@ -129,6 +147,27 @@ def test_entries_round_trip(repository):
     again = Project.from_entries(project.entries())
     assert again.run == project.run
     assert again.datasets == {name: project.datasets[name] for name in project.used_datasets}
+
+
+def test_the_papers_finetunings(repository):
+    """Its table of section 1: batch, epochs, weights of forces, where forces come from, and readouts."""
+    project = load_project(path=repository / "config" / "paper.yaml", root=repository)
+    table = {
+        name: (task.finetune.batch_size, task.finetune.epochs, task.finetune.force_weight, task.finetune.forces)
+        if task.target == "forces"
+        else (task.finetune.batch_size, task.finetune.epochs, task.readout, task.reference)
+        for name, task in project.tasks.items()
+        if name in project.run.tasks
+    }
+    assert table == {
+        "rmd17-aspirin-forces": (4, 600, 10, "gradient"),
+        "md22-ac-ala3-nhme-forces": (2, 100, 100, "direct"),
+        "spice-solvated-amino-acids-forces": (1, 250, 100, "gradient"),
+        "qm9-u0": (48, 200, "sum", "elements"),
+        "qm9-gap": (48, 200, "sum", "mean"),
+        "qmof-bandgap": (4, 40, "mean", "mean"),
+        **{f"matbench-phonons-fold{fold}": (8, 120, "max", "mean") for fold in range(5)},
+    }
 
 
 def test_budget_is_epochs_times_structures():

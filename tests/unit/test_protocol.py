@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
 
 from atomcsi.config import load_project
@@ -67,11 +68,15 @@ def test_buckets_hold_structures_of_about_the_same_size():
     assert abs(np.corrcoef(first, np.arange(len(first)))[0, 1]) < 0.7  # not from small to large
 
 
-@pytest.mark.parametrize("world", [2, 3, 16])
-def test_processes_share_each_step_without_duplicates(world):
+@pytest.mark.parametrize(("world", "parts"), [(2, 1), (3, 1), (16, 1), (2, 3)])
+def test_processes_share_each_step_without_duplicates(world, parts):
     whole = [share.positions for share in Batches(SIZES, settings(), epochs=2, seed=1)]
-    shares = [list(Batches(SIZES, settings(), epochs=2, seed=1, rank=rank, world=world)) for rank in range(world)]
-    for members, step in zip(whole, zip(*shares, strict=True), strict=True):
+    own = [Batches(SIZES, settings(), epochs=2, seed=1, rank=r, world=world, parts=parts) for r in range(world)]
+    assert {len(batches) for batches in own} == {len(whole) * parts}
+    steps = [list(zip(*[iter(batches)] * parts, strict=True)) for batches in own]
+    assert all([share.last for share in step] == [False] * (parts - 1) + [True] for step in steps[0])
+    for members, shares in zip(whole, zip(*steps, strict=True), strict=True):
+        step = [share for process in shares for share in process]
         counted = np.concatenate([share.positions[: share.counted] for share in step])
         assert sorted(counted) == sorted(members)
         assert {share.total for share in step} == {len(members)}
@@ -96,10 +101,18 @@ def test_plateau_as_pytorch_has_it():
     assert resumed == schedule
 
 
+def four_blocks(repository):
+    """As deep as GemNet-OC-S, but small."""
+    path = repository / "tests" / "data" / "config" / "backbones" / "gemnet-oc-test.yaml"
+    entry = yaml.safe_load(path.read_text())
+    return Potential(build_backbone(entry | {"settings": entry["settings"] | {"num_blocks": 4}}))
+
+
 def test_learning_rates_by_depth(repository):
-    """GemNet-OC-S, with the factors of the paper."""
+    """The factors of the paper."""
     project = load_project(path=repository / "config" / "paper.yaml", root=repository)
-    potential = Potential(build_backbone(project.backbones["gemnet-oc-s"].model_dump()))
+    assert project.backbones["gemnet-oc-s"].settings["num_blocks"] == 4
+    potential = four_blocks(repository)
     task = project.tasks["qm9-u0"].finetune
     assert task.depth_factors.blocks == [0.35, 0.40, 0.55, 0.625] and task.depth_factors.embedding == 0.3
     groups = parameter_groups(potential, task)
@@ -114,8 +127,7 @@ def test_learning_rates_by_depth(repository):
 
 @pytest.mark.parametrize("blocks", [[0.5] * 3, [0.5] * 5])
 def test_factors_for_another_number_of_blocks(repository, blocks):
-    project = load_project(path=repository / "config" / "paper.yaml", root=repository)
-    potential = Potential(build_backbone(project.backbones["gemnet-oc-s"].model_dump()))
+    potential = four_blocks(repository)
     with pytest.raises(ConfigError, match=f"depth_factors has {len(blocks)} blocks, but the backbone has"):
         parameter_groups(potential, settings(depth_factors={"embedding": 0.3, "blocks": blocks}))
 

@@ -231,6 +231,18 @@ def test_ranges_that_touch_overlap():
     assert a.apart_from(dataclasses.replace(c, seeds=1)) is None
 
 
+def test_a_mix_is_shown_but_is_no_choice(tables, tmp_path):
+    """CSI chose among single upstreams: a mix that beats them is no miss of it."""
+    blend = tables.finetuning[tables.finetuning["init"] == "near"].assign(init="blend", mae=1.0)
+    cards = [*tables.cards, *({**card, "dataset": "blend"} for card in tables.cards if card["dataset"] == "near")]
+    more = dataclasses.replace(tables, finetuning=pd.concat([tables.finetuning, blend]), cards=cards)
+    assert judged(more, "drug-forces") == judged(tables, "drug-forces")
+    for name in ("finetuning", "learning-curves"):
+        draw(name, more, tmp_path / f"{name}.svg")
+        assert "blend" in set(pd.read_csv(tmp_path / f"{name}.csv")["init"])
+    assert "other upstream or mix" in (tmp_path / "finetuning.svg").read_text()
+
+
 def test_what_was_not_finetuned_is_not_judged(tables):
     runs = tables.finetuning[tables.finetuning["init"] != "near"]
     outcome = judged(dataclasses.replace(tables, finetuning=runs), "drug-forces")

@@ -6,30 +6,28 @@ import multiprocessing
 import os
 import re
 import signal
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from atomcsi.cli import main
 from atomcsi.config import BackboneSpec, TrainSettings
 from atomcsi.errors import AtomcsiError, InputError
+from atomcsi.models.batch import collate
 from atomcsi.structure_lmdb import StructureLMDB, write_structures
 from atomcsi.training import checkpoints
+from atomcsi.training.data import LabelledStructures
+from atomcsi.training.loading import Batches, checked, loader
 from atomcsi.training.module import PotentialModule
 from atomcsi.training.processes import Execution
 from atomcsi.training.train import pretrain
 
-TINY = BackboneSpec(
-    implementation="gemnet-oc",
-    settings={
-        "num_blocks": 1, "emb_size_atom": 8, "emb_size_edge": 8, "emb_size_trip_in": 4, "emb_size_trip_out": 4,
-        "emb_size_rbf": 4, "emb_size_cbf": 4, "emb_size_sbf": 4, "num_radial": 4, "num_spherical": 2,
-        "num_before_skip": 1, "num_after_skip": 1, "num_atom": 1, "num_output_afteratom": 1, "cutoff": 3.0,
-        "max_neighbors": 6, "quad_interaction": False, "atom_edge_interaction": False,
-        "edge_atom_interaction": False, "atom_interaction": False,
-    },
-)  # fmt: skip
+ROOT = Path(__file__).parents[2]
+TINY = BackboneSpec(**yaml.safe_load((ROOT / "tests/data/config/backbones/gemnet-oc-test.yaml").read_text()))
 #: Twelve steps, four an epoch, a validation every other step; a plateau from the second epoch on.
 SETTINGS = TrainSettings(
     structures=15, epochs=3, batch_size=4, learning_rate=1e-3, warmup_steps=2, clip_norm=1.0, val_interval=0.5,
@@ -57,10 +55,10 @@ def noisy():
         yield
 
 
-def run(splits, folder, minutes=0.0, **changes):
+def run(splits, folder, minutes=0.0, parts=1, workers=0, **changes):
     pretrain(
-        splits["train"], splits["val"], folder, backbone=TINY, settings=SETTINGS.model_copy(update=changes), seed=3,
-        execution=Execution(device="cpu", checkpoint_minutes=minutes),
+        [splits["train"]], [splits["val"]], folder, backbone=TINY, settings=SETTINGS.model_copy(update=changes), seed=3,
+        execution=Execution(device="cpu", checkpoint_minutes=minutes, parts=parts, workers=workers),
     )  # fmt: skip
 
 
@@ -197,6 +195,71 @@ def test_the_command_says_how_to_go_on(splits, tmp_path, monkeypatch, whole):
     assert message.endswith("error: pretrain train seed 3: stopped by SIGTERM; run again to go on at step 6")
     assert in_child(main, arguments) == 0
     assert outcome(tmp_path / "cut") == whole
+
+
+def test_reading_ahead_changes_nothing(splits, tmp_path, monkeypatch, whole):
+    """Signals go to all processes of a job; workers leave them to the training, which stops when its step is done."""
+
+    def to_all():
+        for process in [*multiprocessing.active_children(), multiprocessing.current_process()]:
+            os.kill(process.pid, signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, to_all)
+        with pytest.raises(AtomcsiError, match="stopped by SIGTERM; run again to go on at step 8"):
+            run(splits, tmp_path / "cut", workers=2)
+    begun = at_step(monkeypatch, 0, None)
+    run(splits, tmp_path / "cut", workers=2)
+    assert begun[0] == 8
+    assert outcome(tmp_path / "cut") == whole
+
+
+def test_a_killed_worker(splits, tmp_path, monkeypatch, whole):
+    """As the kernel does when memory runs out."""
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, lambda: os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL))
+        message = r"in step \d, a process that reads ahead was killed, .* \(lower workers=1.*; run again to go on"
+        with pytest.raises(AtomcsiError, match=message):
+            run(splits, tmp_path / "cut", workers=1)
+    run(splits, tmp_path / "cut", workers=0)
+    assert outcome(tmp_path / "cut") == whole
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read(toy_structures, tmp_path, workers):
+    """The message is the reader's own, not a traceback of PyTorch's."""
+    path = tmp_path / "damaged.lmdb"
+    write_structures(path, toy_structures(16), provenance={})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"toy/5")] ^= 1
+    path.write_bytes(content)
+    structures = LabelledStructures(StructureLMDB(path), target="forces")
+    batches = loader(
+        structures, Batches(structures.natoms, SETTINGS), collate=partial(collate, vacuum=4.0), workers=workers
+    )
+    with pytest.raises(InputError, match=r"damaged\.lmdb: structure 5: .* checksum is wrong"):
+        for batch in batches:
+            checked(batch)
+
+
+def test_out_of_memory(splits, tmp_path, monkeypatch):
+    """Goes on in smaller parts, which give the same but for rounding."""
+
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 6, full)
+        message = (
+            r"in step 6, out of memory; 4 structures of \d+ atoms in a batch \(raise parts=1: .*run again to go on"
+        )
+        with pytest.raises(AtomcsiError, match=message):
+            run(splits, tmp_path / "cut")
+    begun = at_step(monkeypatch, 0, None)
+    run(splits, tmp_path / "cut", parts=3)
+    assert begun == [step for step in range(6, STEPS + 1) for _ in range(3)]
+    curve, _, _ = outcome(tmp_path / "cut")
+    assert [record["step"] for record in curve] == [2, 4, 6, 8, 10, 12]
 
 
 def cut_off(splits, folder, step):

@@ -1,37 +1,33 @@
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from atomcsi.config import BackboneSpec, Task, TrainSettings
-from atomcsi.errors import AtomcsiError, InputError
+from atomcsi.errors import AtomcsiError, ConfigError, InputError
+from atomcsi.files import write_json
+from atomcsi.mixes import NamedMix
+from atomcsi.mixtures import SCHEMA as MIXTURES_SCHEMA
 from atomcsi.models.batch import AtomBatch, collate
 from atomcsi.models.potential import Potential, Prediction, build_backbone
 from atomcsi.structure_batch import StructureBatch, batches_of
 from atomcsi.structure_lmdb import StructureLMDB, write_batches, write_structures
 from atomcsi.training.data import LabelledStructures
-from atomcsi.training.fit import Fitted
 from atomcsi.training.loading import Batches, LoadedBatch, loader
 from atomcsi.training.module import PotentialModule
 from atomcsi.training.normalisation import Normaliser
 from atomcsi.training.processes import Execution
 from atomcsi.training.schedule import Schedule
-from atomcsi.training.train import evaluate, finetune, pretrain
+from atomcsi.training.train import finetune, pretrain
 
+ROOT = Path(__file__).parents[2]
 CPU = Execution(device="cpu")
-TINY = BackboneSpec(
-    implementation="gemnet-oc",
-    settings={
-        "num_blocks": 1, "emb_size_atom": 16, "emb_size_edge": 16, "emb_size_trip_in": 8, "emb_size_trip_out": 8,
-        "emb_size_rbf": 8, "emb_size_cbf": 8, "emb_size_sbf": 8, "num_radial": 8, "num_spherical": 3,
-        "num_before_skip": 1, "num_after_skip": 1, "num_atom": 1, "num_output_afteratom": 1, "cutoff": 4.0,
-        "max_neighbors": 8, "quad_interaction": False, "atom_edge_interaction": False,
-        "edge_atom_interaction": False, "atom_interaction": False,
-    },
-)  # fmt: skip
+TINY = BackboneSpec(**yaml.safe_load((ROOT / "tests/data/config/backbones/gemnet-oc-test.yaml").read_text()))
 
 
 def settings(**changes) -> TrainSettings:
@@ -57,10 +53,16 @@ class Constant(torch.nn.Module):
         return self.prediction
 
 
+def normaliser_of(energy_scale=1.0, force_scale=1.0) -> Normaliser:
+    """One without references."""
+    scales = [torch.tensor([value]).double() for value in (0.0, energy_scale, force_scale)]
+    return Normaliser(torch.zeros(1, 119, dtype=torch.float64), *scales)
+
+
 def test_loss_by_hand(toy_structures):
     """Two structures; the mean over atoms comes before the mean over structures (paper, section 1)."""
     batch = collate(toy_structures(2), vacuum=5.0)  # CH3OH (6 atoms), C2H6 (8 atoms)
-    normaliser = Normaliser(torch.zeros(119, dtype=torch.float64), energy_scale=2.0, force_scale=0.5)
+    normaliser = normaliser_of(energy_scale=2.0, force_scale=0.5)
     energy = (batch.energy / 2.0).float() + torch.tensor([3.0, -1.0])
     forces = batch.forces / 0.5
     forces[:6] += torch.tensor([3.0, 4.0, 0.0])  # length 5 on all atoms of the first
@@ -99,7 +101,7 @@ def test_a_batch_is_that_of_its_structures(tmp_path, toy_structures, target):
     labelled = LabelledStructures(StructureLMDB(tmp_path / "x.lmdb"), target=target, limit=5, seed=1)
     batches = Batches(labelled.natoms, settings(batch_size=5))
     (loaded,) = loader(labelled, batches, collate=partial(collate, vacuum=5.0))
-    assert isinstance(loaded, LoadedBatch) and (loaded.counted, loaded.total) == (5, 5)
+    assert isinstance(loaded, LoadedBatch) and loaded.share[1:] == (5, 5, True, 0)
     assert loaded.sources == [f"toy/{index}" for index in labelled.indices]
     expected = collate([labelled[position] for position in range(5)], vacuum=5.0)
     for name in AtomBatch.__slots__:
@@ -119,7 +121,7 @@ def test_a_published_reference_is_trained_with(tmp_path, toy_structures):
             assert labelled.reference is None
         else:
             normaliser = Normaliser.fit(labelled.batches(), labelled.reference)
-            assert normaliser.reference[[1, 6, 8]].tolist() == expected
+            assert normaliser.reference[0, [1, 6, 8]].tolist() == expected
             assert normaliser.energy_scale == labelled.store.metadata["energy_std"]
 
 
@@ -129,7 +131,9 @@ def splits(toy_lmdb):
 
 
 def run_pretraining(splits, folder, **changes):
-    pretrain(splits["train"], splits["val"], folder, backbone=TINY, settings=settings(**changes), seed=3, execution=CPU)
+    pretrain(
+        [splits["train"]], [splits["val"]], folder, backbone=TINY, settings=settings(**changes), seed=3, execution=CPU
+    )
     return load_file(folder / "model.safetensors"), json.loads((folder / "model.json").read_text())
 
 
@@ -143,7 +147,12 @@ def test_pretraining_learns_and_says_what_it_did(splits, tmp_path):
     assert card["history"][-1]["train_loss"] < 0.5 * card["history"][0]["train_loss"]
     assert (card["structures"], card["budget"], card["seed"], len(card["history"])) == (16, 800, 3, 50)
     assert card["best_epoch"] == 1 + int(np.argmin([val for _, val in losses(card)]))
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "README.md",
+        "history.csv",
+        "model.json",
+        "model.safetensors",
+    ]
 
 
 def test_same_seed_same_weights(splits, tmp_path):
@@ -187,6 +196,7 @@ def task(target="forces", unit="meV/angstrom", **changes) -> Task:
     ("target", "unit", "weights"),
     [
         ("forces", "meV/angstrom", {"energy_weight": 0, "force_weight": 1}),
+        ("forces", "meV/angstrom", {"energy_weight": 0, "force_weight": 1, "forces": "gradient"}),
         ("energy", "meV", {"energy_weight": 1, "force_weight": 0}),
     ],
 )
@@ -204,20 +214,30 @@ def test_finetuning(splits, tmp_path, init, target, unit, weights):
     assert metrics["unit"] == unit and metrics["mae"] > 0
 
 
-def test_mae_by_hand(splits):
-    """A potential that is off by 0.25 eV/A in every component, tested in meV/A."""
-
-    class Off(torch.nn.Module):
-        def forward(self, batch):
-            return Prediction(forces=(batch.forces + 0.25) / 2.0)
-
-    fitted = Fitted(
-        Off(), Normaliser(torch.zeros(119), 1.0, 2.0), torch.device("cpu"), partial(collate, vacuum=5.0), {}
-    )
-    found = evaluate(
-        fitted, LabelledStructures(splits["test"], target="forces"), "meV/angstrom", settings(batch_size=3)
-    )
-    assert found["mae"] == pytest.approx(250.0, rel=1e-5)
+@pytest.mark.parametrize(("readout", "classes"), [("mean", False), ("max", True)], ids=["regression", "classes"])
+def test_a_property_is_learned(toy_structures, tmp_path, readout, classes):
+    """Which molecules hold oxygen, as a number or as a class: ethane is the only one that does not."""
+    structures = toy_structures(32)
+    for structure in structures:
+        structure.properties = {"oxygen": float(8 in structure.numbers)}
+    write_structures(tmp_path / "x.lmdb", structures, property_names=["oxygen"], provenance={"dataset": "x"})
+    store = StructureLMDB(tmp_path / "x.lmdb")
+    settings_ = {
+        "scalar_loss": "cross-entropy" if classes else "mse",
+        "epochs": 30,
+        "learning_rate": 1e-2,
+        "structures": 32,
+    }
+    oxygen = Task(
+        dataset="x", target="oxygen", readout=readout, reference="none" if classes else "mean", unit="1",
+        finetune=settings(force_weight=0, **settings_),
+    )  # fmt: skip
+    finetune({"train": store, "val": store, "test": store}, tmp_path / "fine", task=oxygen, task_name="oxygen",
+             init=None, backbone=TINY, seed=0, execution=CPU)  # fmt: skip
+    metrics = json.loads((tmp_path / "fine" / "metrics.json").read_text())
+    assert metrics["mae"] < 0.15
+    assert not classes or (metrics["accuracy"], metrics["roc_auc"]) == (1.0, 1.0)
+    assert metrics["by_class"]["C2H6"]["labels"] == 8
 
 
 def test_a_model_of_another_shape(splits, tmp_path):
@@ -244,16 +264,14 @@ def test_labels_and_structures_that_are_missing(splits, tmp_path):
         run_pretraining(splits, tmp_path / "a", structures=99)
 
 
-def test_a_test_error_that_is_not_finite(splits):
-    class Broken(torch.nn.Module):
-        def forward(self, batch):
-            return Prediction(forces=batch.forces * torch.nan)
-
-    fitted = Fitted(
-        Broken(), Normaliser(torch.zeros(119), 1.0, 1.0), torch.device("cpu"), partial(collate, vacuum=5.0), {}
-    )
-    with pytest.raises(AtomcsiError, match="test error is not finite"):
-        evaluate(fitted, LabelledStructures(splits["test"], target="forces"), "meV/angstrom", settings(batch_size=3))
+def test_forces_without_energies(toy_structures, tmp_path):
+    structures = toy_structures(16)
+    for structure in structures:
+        structure.energy = float("nan")
+    store = store_of(tmp_path, "bare", structures)
+    with pytest.raises(InputError, match=r"bare\.lmdb: has no energies to train on \(set energy_weight to 0"):
+        run_pretraining({"train": store, "val": store}, tmp_path / "a")
+    run_pretraining({"train": store, "val": store}, tmp_path / "a", energy_weight=0, epochs=1)
 
 
 def store_of(tmp_path, name, structures):
@@ -298,3 +316,48 @@ def test_heads_are_fresh_and_the_backbone_is_kept(splits, tmp_path):
     assert all(torch.equal(state[name], weights[name]) for name in weights if name.startswith("backbone."))
     heads = [name for name in weights if name.startswith("heads.") and name.endswith("weight")]
     assert heads and not any(torch.equal(state[name], weights[name]) for name in heads)
+
+
+class TestMixes:
+    def mix(self, **entry):
+        return NamedMix.model_validate({"name": "both", "mix": entry})
+
+    def run(self, stores, folder, mix, **options):
+        pretrain(
+            list(stores), list(stores), folder, backbone=TINY, settings=settings(structures=10, val_structures=4),
+            seed=3, mix=mix, execution=CPU, **options,
+        )  # fmt: skip
+        return load_file(folder / "model.safetensors"), json.loads((folder / "model.json").read_text())
+
+    def test_a_mix_is_pretrained_on(self, toy_structures, tmp_path):
+        """Each dataset has its heads and its own references, those of its whole split."""
+        stores = [
+            store_of(tmp_path, "first", toy_structures(12)),
+            store_of(tmp_path, "second", toy_structures(20, 1, names=("CH3Cl", "H2O"))),
+        ]
+        weights, card = self.run(
+            stores, tmp_path / "model", self.mix(kind="weighted", weights={"first": 1, "second": 4})
+        )
+        assert (card["dataset"], card["structures"], card["budget"]) == ("both", 10, 30)
+        found = [(record["dataset"], record["structures"]) for record in card["datasets"]]
+        assert found == [("first", 2), ("second", 8)]
+        for record, store in zip(card["normalisation"], stores, strict=True):
+            # Stored labels are float32.
+            assert record["linear_reference"] == pytest.approx(store.metadata["linear_reference"], rel=1e-6)
+            assert record["force_scale"] == pytest.approx(store.metadata["force_rms"], rel=1e-6)
+        assert {name.split(".")[4] for name in weights if name.startswith("heads.energy")} == {"0", "1"}
+
+    def test_only_what_the_mix_takes_is_kept(self, toy_structures, tmp_path):
+        stores = [store_of(tmp_path, name, toy_structures(12, seed)) for seed, name in enumerate("abc")]
+        found = {"best": {"structures": {"a": 6, "b": 0, "c": 4}}}
+        write_json(tmp_path / "mixes.json", MIXTURES_SCHEMA, found)
+        _, card = self.run(stores, tmp_path / "model", self.mix(kind="nearest"), mixtures=tmp_path / "mixes.json")
+        assert [(record["dataset"], record["structures"]) for record in card["datasets"]] == [("a", 6), ("c", 4)]
+
+    def test_mistakes(self, toy_structures, tmp_path):
+        stores = [store_of(tmp_path, name, toy_structures(12, seed)) for seed, name in enumerate("ab")]
+        with pytest.raises(ConfigError, match="2 datasets to pretrain on need a mix"):
+            self.run(stores, tmp_path / "model", None)
+        with pytest.raises(InputError, match=r"b\.lmdb: has 12 structures where 13 are to be trained on"):
+            self.run(stores, tmp_path / "model", self.mix(kind="counted", structures={"a": 1, "b": 13}))
+        assert not (tmp_path / "model").exists()

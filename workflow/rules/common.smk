@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from atomcsi.catalogue import Conversion
-from atomcsi.config import load_project, missing_checkpoint
+from atomcsi.config import load_project, missing_checkpoint, missing_init
 from atomcsi.errors import AtomcsiError
 from atomcsi.registry import (
     BACKBONES,
@@ -30,9 +31,16 @@ shell.prefix(f'export PATH="$PATH:{Path(sys.executable).parent}"; ')
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 RUN = PROJECT.run
+PRETRAININGS = PROJECT.pretrainings
 CSI_FIGURES = ["csi-matrix", "csi-sample-size"]
 if RUN.embedding.aggregation == "flat" and RUN.distance.startswith("frechet"):
     CSI_FIGURES.append("csi-elements")
+# Datasets that are folds, with what they are folds of.
+FOLDS = {
+    dataset: PROJECT.datasets.raw[dataset]
+    for dataset in PROJECT.downstream
+    if PROJECT.datasets[dataset].split.kind == "folds"
+}
 TRAINING_FIGURES = ["finetuning", "csi-against-mae", "learning-curves"]
 
 
@@ -50,7 +58,7 @@ wildcard_constraints:
     aggregation=RUN.embedding.aggregation,
     distance=one_of(PROJECT.distances),
     backbone=one_of(PROJECT.backbones),
-    init=one_of([*RUN.upstream, "scratch"]),
+    init=one_of([*PRETRAININGS, *RUN.checkpoints, "scratch"]),
     task=one_of(PROJECT.tasks),
     seed=r"\d+",
     figure=one_of([*CSI_FIGURES, *TRAINING_FIGURES]),
@@ -172,14 +180,75 @@ def task_splits(wildcards):
     }
 
 
+def splits_of_pretraining(split):
+    return lambda wildcards: expand(
+        f"results/lmdb/{{dataset}}/{split}.lmdb",
+        dataset=PRETRAININGS[wildcards.init].datasets,
+    )
+
+
+def mixtures_of_pretraining(wildcards):
+    # Of all mixes, only those by CSI depend on what was measured.
+    downstream = PRETRAININGS[wildcards.init].downstream
+    return (
+        f"results/mixtures/{RUN.embedding.extractor}/{downstream}.json"
+        if downstream
+        else []
+    )
+
+
+def pretrain_settings(wildcards):
+    return PROJECT.pretrain_settings(wildcards.init).model_dump_json()
+
+
+def mix_option(wildcards, input):
+    spec = PRETRAININGS[wildcards.init].spec
+    if spec is None:
+        return ""
+    mix = {
+        "name": wildcards.init,
+        "mix": spec.model_dump(mode="json", exclude={"pretrain"}),
+    }
+    found = f" --mixtures {input.mixtures}" if input.mixtures else ""
+    return f"--mix {shlex.quote(json.dumps(mix))}{found}"
+
+
+def graphs_of(datasets):
+    # Null where a dataset leaves its graph to the backbone.
+    graphs = [PROJECT.datasets[dataset].graph for dataset in datasets]
+    return json.dumps([graph and graph.model_dump(mode="json") for graph in graphs])
+
+
+def graphs_of_pretraining(wildcards):
+    return graphs_of(PRETRAININGS[wildcards.init].datasets)
+
+
+def graphs_of_task(wildcards):
+    return graphs_of([PROJECT.tasks[wildcards.task].dataset])
+
+
 def pretrained_model(wildcards):
     if wildcards.init == "scratch":
         return []
+    if wildcards.init in RUN.checkpoints:
+        if problem := missing_init(
+            PROJECT, wildcards.init, workflow.configfiles[-1], workflow.basedir
+        ):
+            raise WorkflowError(str(problem))
+        return in_repository(RUN.checkpoints[wildcards.init])
     return multiext(
         f"results/pretrain/{wildcards.backbone}/{wildcards.init}/seed{wildcards.seed}/model",
         ".json",
         ".safetensors",
     )
+
+
+def init_option(wildcards, input):
+    if wildcards.init == "scratch":
+        return ""
+    if wildcards.init in RUN.checkpoints:
+        return f"--init {shlex.quote(input.init)} --init-name {wildcards.init}"
+    return f"--init {Path(input.init[0]).parent}"
 
 
 def embeddings_of_upstreams(wildcards):
@@ -270,8 +339,13 @@ def chosen_inits(task):
     )
 
 
+def starts_of(inits, task):
+    return [PROJECT.start(init, task) for init in inits]
+
+
 def cards_of_named_inits(wildcards):
-    return cards_of([init for init in NAMED if init != "scratch"])
+    starts = [start for task in RUN.tasks for start in starts_of(NAMED, task)]
+    return cards_of([start for start in dict.fromkeys(starts) if start in PRETRAININGS])
 
 
 def cards_of_the_choice(wildcards):
@@ -279,8 +353,14 @@ def cards_of_the_choice(wildcards):
 
 
 def metrics_of_named_inits(wildcards):
-    return [path for task in RUN.tasks for path in metrics_of(NAMED, task)]
+    return [
+        path for task in RUN.tasks for path in metrics_of(starts_of(NAMED, task), task)
+    ]
 
 
 def metrics_of_the_choice(wildcards):
     return [path for task in RUN.tasks for path in metrics_of(chosen_inits(task), task)]
+
+
+def tables_of_folds(wildcards):
+    return ["results/folds.csv"] if FOLDS else []

@@ -1,10 +1,12 @@
 rule pretrain:
     input:
-        train="results/lmdb/{init}/train.lmdb",
-        val="results/lmdb/{init}/val.lmdb",
+        train=splits_of_pretraining("train"),
+        val=splits_of_pretraining("val"),
+        mixtures=mixtures_of_pretraining,
     output:
         model="results/pretrain/{backbone}/{init}/seed{seed}/model.safetensors",
         card="results/pretrain/{backbone}/{init}/seed{seed}/model.json",
+        readme="results/pretrain/{backbone}/{init}/seed{seed}/README.md",
     log:
         "results/logs/pretrain/{backbone}/{init}/seed{seed}.log",
     benchmark:
@@ -22,16 +24,21 @@ rule pretrain:
         nodes=1,
         launcher="",
         mem_mb=megabytes(4000, per_megabyte=1),
-        runtime=lambda wildcards, attempt: minutes_of_training(RUN.pretrain, attempt),
+        runtime=lambda wildcards, attempt: minutes_of_training(
+            PROJECT.pretrain_settings(wildcards.init), attempt
+        ),
     params:
         folder=subpath(output.card, parent=True),
         backbone=backbone_entry,
-        settings=RUN.pretrain.model_dump_json(),
+        settings=pretrain_settings,
+        mix=mix_option,
+        graphs=graphs_of_pretraining,
         impl=implementation_of_training,
     message:
         "Pretrain {wildcards.backbone} on {wildcards.init}, seed {wildcards.seed}"
     shell:
         "{resources.launcher} atomcsi pretrain --train {input.train} --val {input.val} --out {params.folder}"
+        " {params.mix} --graphs {params.graphs:q}"
         " --backbone {params.backbone:q} --settings {params.settings:q}"
         " --devices {resources.devices} --nodes {resources.nodes}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
@@ -45,6 +52,7 @@ rule finetune:
         model="results/finetune/{backbone}/{init}__{task}/seed{seed}/model.safetensors",
         card="results/finetune/{backbone}/{init}__{task}/seed{seed}/model.json",
         metrics="results/finetune/{backbone}/{init}__{task}/seed{seed}/metrics.json",
+        readme="results/finetune/{backbone}/{init}__{task}/seed{seed}/README.md",
     log:
         "results/logs/finetune/{backbone}/{init}__{task}/seed{seed}.log",
     benchmark:
@@ -66,17 +74,17 @@ rule finetune:
         ),
     params:
         folder=subpath(output.card, parent=True),
-        init=lambda wildcards, input: (
-            f"--init {Path(input.init[0]).parent}" if input.get("init") else ""
-        ),
+        init=init_option,
         backbone=backbone_entry,
         task=task_entry,
+        graphs=graphs_of_task,
         impl=implementation_of_training,
     message:
         "Finetune {wildcards.init} on {wildcards.task}, seed {wildcards.seed}"
     shell:
         "{resources.launcher} atomcsi finetune --train {input.train} --val {input.val} --test {input.test}"
         " --out {params.folder} {params.init} --name {wildcards.task}"
+        " --graphs {params.graphs:q}"
         " --backbone {params.backbone:q} --task {params.task:q}"
         " --devices {resources.devices} --nodes {resources.nodes}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
@@ -126,3 +134,27 @@ rule finetuning_table:
         "Collect the finetuning errors"
     script:
         "../scripts/finetuning_table.py"
+
+
+rule fold_table:
+    input:
+        finetuning="results/finetuning.csv",
+    output:
+        table=report(
+            "results/folds.csv",
+            caption="../report/fold_table.rst",
+            category="Training",
+        ),
+    log:
+        "results/logs/fold_table.log",
+    benchmark:
+        "results/benchmarks/fold_table.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        families=FOLDS,
+    message:
+        "Average the finetuning errors over folds"
+    script:
+        "../scripts/fold_table.py"

@@ -10,7 +10,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from atomcsi.errors import AtomcsiError, ConfigError
-from atomcsi.extractors.neighbours import neighbours
+from atomcsi.models.neighbours import neighbours
 from atomcsi.structure import Structure
 
 

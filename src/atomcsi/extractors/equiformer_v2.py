@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from atomcsi.errors import ConfigError, InputError, did_you_mean
 from atomcsi.extractors.base import Extractor
 from atomcsi.extractors.checkpoints import load_weights, read_checkpoint
 from atomcsi.models.batch import collate
-from atomcsi.models.fairchem import FairchemBatch, require_edges  # before fairchem's own modules
+from atomcsi.models.equiformer_v2 import EquiformerV2Blocks, published_weights
+from atomcsi.models.fairchem import FairchemBatch  # before fairchem's own modules
 from atomcsi.structure import Structure
 
 # isort: split
@@ -47,7 +46,6 @@ SETTINGS_31M: Mapping[str, Any] = {
 #: Needed whatever a checkpoint's config says: forces would keep the graph of the whole network in memory.
 _FIXED = {"use_pbc": True, "otf_graph": True, "regress_forces": False}
 _FEATURES, _PRECISIONS = ("full", "invariant"), ("float32", "bf16")
-_HEADS = ("energy_block", "force_block")
 
 
 class EquiformerV2Extractor(Extractor):
@@ -104,44 +102,14 @@ class EquiformerV2Extractor(Extractor):
         return embedding[:, : self._coefficients].flatten(start_dim=1).float().cpu().numpy()
 
 
-def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a function ignore autocast: geometry needs all its digits, and takes little of the time."""
-    return torch.autocast("cpu", enabled=False)(torch.autocast("cuda", enabled=False)(function))
-
-
-class _Backbone(EquiformerV2Backbone):
-    """fairchem's model with reproducible edge frames, and with an answer to batches without edges."""
-
-    seed = 0
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        for rotation in self.SO3_rotation:
-            rotation.set_wigner = _in_float32(rotation.set_wigner)
-
-    @_in_float32
-    def generate_graph(self, *args: Any, **kwargs: Any) -> Any:
-        graph = super().generate_graph(*args, **kwargs)
-        require_edges(graph.edge_distance, self.cutoff)
-        return graph
-
-    def _init_edge_rot_mat(self, data: FairchemBatch, edge_index: Tensor, edge_distance_vec: Tensor) -> Tensor:
-        device = edge_distance_vec.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
-            return super()._init_edge_rot_mat(data, edge_index, edge_distance_vec)
-
-
-def _load(path: Path) -> _Backbone:
+def _load(path: Path) -> EquiformerV2Blocks:
     """Builds the model that a checkpoint describes and loads its weights; see :class:`EquiformerV2Extractor`."""
     content = read_checkpoint(path)
     try:
-        model = _Backbone(**_settings(path, content.get("config")))
+        model = EquiformerV2Blocks(**_settings(path, content.get("config")))
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(path, f"its config does not describe an EquiformerV2 ({error})") from None
-    state = {re.sub(r"^(module\.)+", "", str(name)): value for name, value in content["state_dict"].items()}
-    state = {name: value for name, value in state.items() if not name.startswith(_HEADS)}
-    load_weights(path, model, state, "EquiformerV2")
+    load_weights(path, model, published_weights(content), "EquiformerV2")
     return model.eval()
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from atomcsi.errors import ConfigError, InputError
 from atomcsi.extractors.base import Extractor
 from atomcsi.extractors.jmp_checkpoint import load_jmp
-from atomcsi.models.batch import AtomBatch, collate
+from atomcsi.models.gemnet_oc import GemNetOC
 from atomcsi.models.potential import build_backbone
 from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure
 from atomcsi.training.model_files import CARD, WEIGHTS, load_backbone, read_card
@@ -69,20 +68,20 @@ class GemNetOCExtractor(Extractor):
             raise InputError(folder / CARD, f"tells of a {settings['implementation']}", mend="GemNet-OC is needed")
         backbone = build_backbone(settings)
         load_backbone(backbone, folder)
-        backbone.eval().to(self.device)
-        self._node_features: Callable[[AtomBatch], Tensor] = lambda batch: backbone(batch).node
-        self.dim, self.cutoff, self.max_neighbors = backbone.node_dim, backbone.cutoff, backbone.max_neighbors
+        self._use(backbone)
 
     def _use_jmp(self, path: Path, cutoff: float | None, max_neighbors: int) -> None:
         if cutoff is not None and cutoff <= 0:
             raise ConfigError(f"the cutoff of gemnet-oc must be positive, not {cutoff}")
         if max_neighbors < _LEAST_NEIGHBORS:
             raise ConfigError(f"max_neighbors of gemnet-oc must be at least {_LEAST_NEIGHBORS}, not {max_neighbors}")
-        backbone = load_jmp(path, cutoff=cutoff, max_neighbors=max_neighbors).to(self.device)
-        self._node_features = backbone
-        self.dim, self.cutoff, self.max_neighbors = backbone.node_dim, backbone.cutoff, max_neighbors
+        self._use(load_jmp(path, cutoff=cutoff, max_neighbors=max_neighbors))
+
+    def _use(self, backbone: GemNetOC) -> None:
+        self._backbone = backbone.eval().to(self.device)
+        self._collate = backbone.collate()
+        self.dim, self.cutoff, self.max_neighbors = backbone.node_dim, backbone.cutoff, backbone.max_neighbors
 
     @torch.no_grad()
     def _rows(self, structures: Sequence[Structure]) -> np.ndarray:
-        batch = collate(structures, vacuum=self.cutoff + 1.0).to(self.device)
-        return self._node_features(batch).cpu().numpy()
+        return self._backbone(self._collate(structures).to(self.device)).node.cpu().numpy()

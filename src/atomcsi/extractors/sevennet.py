@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from atomcsi.extractors.base import Extractor
-from atomcsi.extractors.neighbours import neighbours
+from atomcsi.models.neighbours import neighbours
 from atomcsi.structure import Structure
 
 

@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from atomcsi.catalogue import Graph
-from atomcsi.errors import ConfigError
+from atomcsi.errors import ConfigError, InputError
 from atomcsi.models.batch import AtomBatch, collate
 from atomcsi.structure import Structure
 from atomcsi.structure_batch import StructureBatch
@@ -51,7 +52,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: AtomBatch) -> Features:
-        """Computes the features of a batch.
+        """Computes the features of a batch that :meth:`collate` made.
 
         Raises:
             AtomcsiError: The model has no answer for the batch; the message says why.
@@ -85,3 +86,15 @@ class Backbone(nn.Module, ABC):
             ConfigError: The backbone does not say; learning rates cannot be set by depth.
         """
         raise ConfigError(f"{type(self).__name__} does not say how deep its parameters are (leave out depth_factors)")
+
+    def load_published(self, path: Path) -> None:
+        """Loads weights from a checkpoint that others published, in their layout; nothing in it is run.
+
+        Args:
+            path: The checkpoint.
+
+        Raises:
+            InputError: The checkpoint is missing or damaged, is of another model, or none are known for this one.
+        """
+        problem = f"cannot be loaded: no layout of checkpoints is known for {type(self).__name__}"
+        raise InputError(path, problem, mend="name the folder of a model that was pretrained here")

@@ -57,7 +57,7 @@ class AtomBatch:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> AtomBatch:
         """Returns the batch on another device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return AtomBatch(
+        return type(self)(
             **{
                 name: None if value is None else value.to(device, non_blocking=non_blocking)
                 for name, value in values.items()

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from atomcsi import registry
 from atomcsi.errors import ConfigError, did_you_mean
-from atomcsi.models.base import Backbone, Features
+from atomcsi.models.base import Backbone
 from atomcsi.models.batch import AtomBatch
+from atomcsi.models.heads import ForceHead, Readout, ScalarHead
+
+#: Where forces come from: a head of their own, or the energy.
+Forces = Literal["direct", "gradient"]
+HEADS = ("energy", "forces")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -20,52 +26,13 @@ class Prediction:
     """What a potential says about a batch, in the units of its training targets.
 
     Attributes:
-        energy: Energies, shape (structures,), or None without an energy head.
-        forces: Forces, shape (atoms, 3), or None without a force head.
+        energy: Energies, or the scalar that is trained on in their place, shape (structures,), or None without an
+            energy head; logits where that scalar is a class.
+        forces: Forces, shape (atoms, 3), or None if they are not predicted.
     """
 
     energy: Tensor | None = None
     forces: Tensor | None = None
-
-
-class EnergyHead(nn.Module):
-    """Energies as sums over atoms.
-
-    Args:
-        backbone: Whose features it reads.
-        hidden: Width of its two hidden layers.
-    """
-
-    def __init__(self, backbone: Backbone, hidden: int) -> None:
-        super().__init__()
-        self.mlp = _mlp(backbone.node_dim, hidden)
-
-    def forward(self, features: Features, batch: AtomBatch) -> Tensor:
-        """Returns energies, shape (structures,)."""
-        atoms = self.mlp(features.node).squeeze(-1)
-        # Summed in the type of the positions: under autocast, atoms are in half precision.
-        return batch.positions.new_zeros(len(batch)).index_add(0, batch.index, atoms.to(batch.positions.dtype))
-
-
-class ForceHead(nn.Module):
-    """Forces as sums over edges, each along its edge; not the gradient of an energy.
-
-    Args:
-        backbone: Whose features it reads.
-        hidden: Width of its two hidden layers.
-    """
-
-    def __init__(self, backbone: Backbone, hidden: int) -> None:
-        super().__init__()
-        self.mlp = _mlp(backbone.edge_dim, hidden)
-
-    def forward(self, features: Features, batch: AtomBatch) -> Tensor:
-        """Returns forces, shape (atoms, 3)."""
-        edges = self.mlp(features.edge).to(features.edge_direction.dtype) * features.edge_direction
-        return edges.new_zeros(len(batch.numbers), 3).index_add(0, features.edge_target, edges)
-
-
-HEADS = {"energy": EnergyHead, "forces": ForceHead}
 
 
 class Potential(nn.Module):
@@ -74,24 +41,53 @@ class Potential(nn.Module):
     Args:
         backbone: The backbone; shared, not copied.
         heads: What to predict: ``energy``, ``forces`` or both.
+        forces: ``direct``: by a head of their own, which is fast but conserves no energy. ``gradient``: minus the
+            derivative of the energy by the positions; the energy is then predicted too.
+        readout: How the numbers of atoms become the energy of their structure, or what stands in its place.
+        datasets: Datasets of the mix that is trained on, each with heads of its own (:attr:`AtomBatch.dataset`).
         hidden: Width of the heads' hidden layers.
 
     Raises:
-        ConfigError: A head is not known.
+        ConfigError: A head or readout is not known.
     """
 
-    def __init__(self, backbone: Backbone, *, heads: Sequence[str] = ("energy", "forces"), hidden: int = 64) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        heads: Sequence[str] = HEADS,
+        forces: Forces = "direct",
+        readout: Readout = "sum",
+        datasets: int = 1,
+        hidden: int = 64,
+    ) -> None:
         super().__init__()
         for name in heads:
             if name not in HEADS:
                 raise ConfigError(f"unknown head '{name}'{did_you_mean(name, HEADS)}")
         self.backbone = backbone
-        self.heads = nn.ModuleDict({name: HEADS[name](backbone, hidden) for name in heads})
+        self.gradient = "forces" in heads and forces == "gradient"
+        self.heads = nn.ModuleDict()
+        if "energy" in heads or self.gradient:
+            self.heads["energy"] = ScalarHead(backbone, readout=readout, datasets=datasets, hidden=hidden)
+        if "forces" in heads and not self.gradient:
+            self.heads["forces"] = ForceHead(backbone, datasets=datasets, hidden=hidden)
 
     def forward(self, batch: AtomBatch) -> Prediction:
         """Predicts what the heads are for."""
+        if self.gradient:
+            return self._energy_and_gradient(batch)
         features = self.backbone(batch)
         return Prediction(**{name: head(features, batch) for name, head in self.heads.items()})
+
+    def _energy_and_gradient(self, batch: AtomBatch) -> Prediction:
+        with torch.enable_grad():  # validation and prediction run without
+            positions = batch.positions.detach().requires_grad_()
+            batch = replace(batch, positions=positions)
+            energy = self.heads["energy"](self.backbone(batch), batch)
+            # Structures do not see each other, so that one sum has all their gradients; atoms without edges have none.
+            (slope,) = torch.autograd.grad(energy.sum(), positions, create_graph=self.training, materialize_grads=True)
+        return Prediction(energy=energy if self.training else energy.detach(), forces=-slope)
 
 
 def build_backbone(settings: Mapping[str, Any]) -> Backbone:
@@ -110,11 +106,3 @@ def build_backbone(settings: Mapping[str, Any]) -> Backbone:
         if option not in known:
             raise ConfigError(f"unknown setting '{option}' of {name}{did_you_mean(option, known)}")
     return backbone(**options)
-
-
-def _mlp(inputs: int, hidden: int) -> nn.Sequential:
-    """Two hidden layers and one output, small at first so that training starts near the mean of the targets."""
-    last = nn.Linear(hidden, 1)
-    nn.init.normal_(last.weight, std=0.1 * hidden**-0.5)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), last)

@@ -65,7 +65,8 @@ def finetuning(tables: Tables) -> tuple[Figure, pd.DataFrame]:
     table = summarise(runs)
     table["selected"] = table["init"] == table["dataset"].map(tables.choices)
     present = set(table["init"])
-    inits = [init for init in (*tables.upstreams, SCRATCH) if init in present]
+    mixes = sorted(present - {*tables.upstreams, SCRATCH})
+    inits = [init for init in (*tables.upstreams, *mixes, SCRATCH) if init in present]
     tasks = list(dict.fromkeys(table["task"]))
     figure, grid = panels(len(tasks), height=1.0 + 0.27 * len(inits), sharey=True)
     for axes, task in zip(grid, tasks, strict=True):
@@ -106,7 +107,7 @@ def finetuning(tables: Tables) -> tuple[Figure, pd.DataFrame]:
         Line2D([], [], color=color, marker="o", linestyle="", markerfacecolor=color if filled else "none", label=label)
         for label, (color, filled) in {
             "CSI's choice": _role("", chosen=True),
-            "other upstream": _role("", chosen=False),
+            "other upstream or mix" if mixes else "other upstream": _role("", chosen=False),
             "from scratch": _role(SCRATCH, chosen=False),
         }.items()
     ]
@@ -175,8 +176,9 @@ def learning_curves(tables: Tables) -> tuple[Figure, pd.DataFrame]:
     )
     figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
     axes = figure.subplots()
+    names = [*tables.upstreams, *sorted(set(table["init"]) - set(tables.upstreams))]
     for init, curves in table.groupby("init", sort=False):
-        color, marker = series(tables.upstreams, init)
+        color, marker = series(names, init)
         for _, curve in curves.groupby("seed"):
             axes.plot(curve["epoch"], curve["val_loss"], color=color, linewidth=0.8, alpha=0.4)
         mean = curves.groupby("epoch")["val_loss"].mean()

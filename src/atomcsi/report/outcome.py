@@ -153,7 +153,7 @@ def summarise(finetuning: pd.DataFrame) -> pd.DataFrame:
 
 
 def judge(tables: Tables, task: str, *, dataset: str, unit: str) -> Outcome:
-    """Sets a task's choice against its finetunings.
+    """Sets a task's choice against its finetunings from single upstreams, which it was made among, and from scratch.
 
     Args:
         tables: The run's tables.
@@ -164,6 +164,7 @@ def judge(tables: Tables, task: str, *, dataset: str, unit: str) -> Outcome:
     selection = {selection["downstream"]: selection for selection in tables.selections}[dataset]
     summary = summarise(tables.finetuning[tables.finetuning["task"] == task]).sort_values("mean")
     errors = [Errors(**row) for row in summary[list(Errors.__annotations__)].to_dict("records")]
+    upstreams = {record["upstream"] for record in selection["ranking"]}
     return Outcome(
         task=task,
         dataset=dataset,
@@ -172,7 +173,7 @@ def judge(tables: Tables, task: str, *, dataset: str, unit: str) -> Outcome:
         p_best=selection["p_best"],
         runner_up=selection["runner_up"],
         margin=selection["margin"],
-        upstreams=[found for found in errors if found.init != SCRATCH],
+        upstreams=[found for found in errors if found.init in upstreams],
         scratch=next((found for found in errors if found.init == SCRATCH), None),
     )
 

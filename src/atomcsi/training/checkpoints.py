@@ -17,6 +17,7 @@ from atomcsi.errors import AtomcsiError, InputError
 from atomcsi.files import atomic_path
 from atomcsi.training.module import PotentialModule
 from atomcsi.training.preemption import StopRequest
+from atomcsi.training.processes import summed
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 logger = logging.getLogger(__name__)
@@ -102,26 +103,29 @@ class Checkpoints(pl.Callback):
                 torch.save(module.potential.state_dict(), temporary)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: PotentialModule, batch: Any, batch_index: int) -> None:
-        """Saves if it is time to, before the step starts."""
-        self._save_if_due(trainer, module)
+        """Saves if it is time to, before a step starts."""
+        if batch_index % trainer.accumulate_grad_batches == 0:
+            self._save_if_due(trainer, module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: PotentialModule) -> None:
         """Saves when all steps are done."""
         self._validated = True
         self._save_if_due(trainer, module)
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, module: PotentialModule, checkpoint: dict[str, Any]) -> None:
-        """Takes the batch that is about to start out of Lightning's counters."""
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: PotentialModule, checkpoint: dict[str, Any]) -> None:
+        """Tells Lightning how many batches are done: neither the one before which was saved, nor in parts of then."""
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        done = checkpoint["training"]["step"] * trainer.accumulate_grad_batches
         for counters in (batches["total"], batches["current"]):
-            counters["ready"] = counters["completed"]
+            counters.update(dict.fromkeys(("ready", "started", "processed", "completed"), done))
         batches["is_last_batch"] = False
 
     def _save_if_due(self, trainer: pl.Trainer, module: PotentialModule) -> None:
         due = self._validated or (module.step > 0 and time.monotonic() - self._saved >= self._seconds)
         stop = bool(self._stop.signal)
-        if trainer.world_size > 1:  # all of them, or none: signals and clocks differ
-            due, stop = (trainer.strategy.reduce_boolean_decision(wish, all=False) for wish in (due, stop))
+        if trainer.world_size > 1:
+            # All of them, or none: signals and clocks differ.
+            due, stop = map(bool, summed(torch.tensor([due, stop], dtype=torch.float64), trainer.strategy))
         if not (due or stop):
             return
         trainer.save_checkpoint(self._folder / LAST)

@@ -12,6 +12,7 @@ from atomcsi.errors import InputError
 from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure
 from atomcsi.structure_batch import FORCES, StructureBatch
 from atomcsi.structure_lmdb import StructureLMDB
+from atomcsi.targets import LABELS, NOISE
 
 
 class LabelledStructures(Dataset[Structure], Sequence[Structure]):
@@ -19,7 +20,7 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
 
     Args:
         store: The split.
-        target: ``forces`` or ``energy``, or the property that takes the energy's place.
+        target: ``forces``, ``energy``, the property that takes the energy's place, or ``noise``, which needs no label.
         limit: How many structures at most; all if None.
         seed: Seed of the draw.
 
@@ -33,7 +34,8 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
         size = population if limit is None else min(limit, population)
         self.indices = np.sort(np.random.default_rng(seed).choice(population, size, replace=False))
         known = {"energy": "energy_std", "forces": "force_rms"}
-        if (known[target] not in store.metadata) if target in known else (target not in store.metadata["properties"]):
+        has = known[target] in store.metadata if target in known else target in store.metadata["properties"]
+        if target != NOISE and not has:
             raise InputError(store.path, f"has no {target} to train on", mend="see the task's target")
 
     def __len__(self) -> int:
@@ -43,17 +45,21 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
     def __getitem__(self, position: int) -> Structure:
         """Returns a structure whose ``energy`` is the target if that is a property."""
         structure = self.store[int(self.indices[position])]
-        if self.target in ("energy", "forces"):
+        if self.target in LABELS:
             return structure
         return replace(structure, energy=structure.properties[self.target], forces=None)
 
     def __getitems__(self, positions: Sequence[int]) -> StructureBatch:
         """Returns several such structures; what PyTorch's loader calls for a batch."""
         batch = self.store.read_batch(self.indices[np.asarray(positions)])
-        if self.target in ("energy", "forces"):
+        if self.target in LABELS:
             return batch
         values = batch.properties[:, batch.property_names.index(self.target)]
         return replace(batch, energy=values, flags=batch.flags & ~np.uint16(FORCES))
+
+    def of_epoch(self, positions: Sequence[int], epoch: int) -> StructureBatch:
+        """Returns several such structures; they are the same in every epoch."""
+        return self.__getitems__(positions)
 
     def batches(self, size: int = 4096) -> Iterator[StructureBatch]:
         """Yields all structures in order."""
@@ -69,7 +75,7 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
     def reference(self) -> np.ndarray | None:
         """The linear reference that the config gives for the energy, eV by atomic number, shape (119,), or None."""
         metadata = self.store.metadata
-        if self.target not in ("energy", "forces") or "linear_reference" not in metadata["provenance"]:
+        if self.target not in LABELS or "linear_reference" not in metadata["provenance"]:
             return None
         reference = np.zeros(MAX_ATOMIC_NUMBER + 1)
         for element, energy in metadata["linear_reference"].items():

@@ -23,39 +23,41 @@ _PREFETCH = 4
 
 
 class Share(NamedTuple):
-    """What one process takes of a step's structures.
+    """What one process takes at once of a step's structures.
 
     Attributes:
         positions: Positions of its structures, never empty: a process without one takes another's to keep in step.
         counted: How many of them count, 0 for another's.
-        total: Structures of the step in all processes.
+        total: Structures of the step in all shares.
+        last: Whether it is the process's last share of the step.
+        epoch: The epoch that the step belongs to, counted from 0.
     """
 
     positions: np.ndarray
     counted: int
     total: int
+    last: bool
+    epoch: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
 class LoadedBatch:
-    """One process's share of a step, as a model takes it.
+    """A share of a step, as a model takes it.
 
     Attributes:
         atoms: The structures with their labels.
         sources: Name of each structure's record in the raw data.
-        counted: How many of them count; see :class:`Share`.
-        total: Structures of the step in all processes.
+        share: Which of them count, and for what.
     """
 
     atoms: AtomBatch
     sources: Sequence[str]
-    counted: int
-    total: int
+    share: Share
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> LoadedBatch:
         """Returns the batch on another device."""
         atoms = self.atoms.to(device, non_blocking=non_blocking)
-        return LoadedBatch(atoms=atoms, sources=self.sources, counted=self.counted, total=self.total)
+        return LoadedBatch(atoms=atoms, sources=self.sources, share=self.share)
 
 
 class Batches(Sampler[Share]):
@@ -72,6 +74,7 @@ class Batches(Sampler[Share]):
         start: Steps that an earlier run has done.
         rank: Which process this is.
         world: How many processes share each step.
+        parts: In how many shares each process takes what it has of a step.
     """
 
     def __init__(
@@ -84,15 +87,16 @@ class Batches(Sampler[Share]):
         start: int = 0,
         rank: int = 0,
         world: int = 1,
+        parts: int = 1,
     ) -> None:
         self._natoms, self._settings, self._epochs = np.asarray(natoms, np.int64), settings, epochs
         # Epochs are shuffled by seed + epoch: seeds 0, 1, 2 would share all but a few of their orders.
         self._seed = None if seed is None else int(np.random.SeedSequence(seed).generate_state(1)[0])
-        self._start, self._rank, self._world = start, rank, world
+        self._start, self._rank, self._world, self._parts = start, rank, world, parts
 
     def __len__(self) -> int:
-        """Number of steps in all, with those that an earlier run has done."""
-        return int(self.ends[-1])
+        """Number of shares in all, with those that an earlier run has done."""
+        return int(self.ends[-1]) * self._parts
 
     @cached_property
     def ends(self) -> np.ndarray:
@@ -102,13 +106,15 @@ class Batches(Sampler[Share]):
         return np.cumsum([len(self.epoch(number)) for number in range(self._epochs)])
 
     def __iter__(self) -> Iterator[Share]:
-        """Yields this process's share of each step from ``start`` on."""
+        """Yields this process's shares of each step from ``start`` on."""
         first = int(np.searchsorted(self.ends, self._start, side="right"))
         for number in range(first, self._epochs):
             skip = self._start - (int(self.ends[number - 1]) if number else 0) if number == first else 0
             for members in self.epoch(number)[skip:]:
-                mine = members[self._rank :: self._world]
-                yield Share(mine if len(mine) else members[:1], len(mine), len(members))
+                for part in range(self._parts):
+                    mine = members[self._rank + part * self._world :: self._world * self._parts]
+                    last = part == self._parts - 1
+                    yield Share(mine if len(mine) else members[:1], len(mine), len(members), last, number)
 
     def epoch(self, number: int) -> list[np.ndarray]:
         """Returns the positions of the structures of each step of an epoch, counted from 0."""
@@ -179,13 +185,8 @@ class _Reading(Dataset[LoadedBatch]):
 
     def __getitems__(self, share: Share) -> LoadedBatch | AtomcsiError:
         try:
-            structures = self._structures.__getitems__(share.positions)
-            return LoadedBatch(
-                atoms=self._collate(structures),
-                sources=structures.sources,
-                counted=share.counted,
-                total=share.total,
-            )
+            structures = self._structures.of_epoch(share.positions, share.epoch)
+            return LoadedBatch(atoms=self._collate(structures), sources=structures.sources, share=share)
         except AtomcsiError as error:
             if get_worker_info() is None:
                 raise
@@ -198,5 +199,7 @@ def _as_it_is(batch: LoadedBatch | AtomcsiError) -> LoadedBatch | AtomcsiError:
 
 def _leave_signals_to_parent(_: int) -> None:
     """Lets a worker survive signals that go to all processes of a job: the parent has a step to finish."""
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for number in (signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    # A second one is the parent's own: it ends workers that are left when it ends itself.
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -14,8 +14,9 @@ from atomcsi.errors import AtomcsiError
 from atomcsi.models.batch import AtomBatch
 from atomcsi.models.potential import Potential, Prediction
 from atomcsi.progress import Progress
-from atomcsi.training.loading import LoadedBatch, checked
+from atomcsi.training.loading import LoadedBatch, Share, checked
 from atomcsi.training.normalisation import Normaliser
+from atomcsi.training.objective import force_loss, scalar_loss
 from atomcsi.training.parameters import parameter_groups
 from atomcsi.training.processes import gathered, summed
 from atomcsi.training.schedule import Schedule
@@ -72,19 +73,16 @@ class PotentialModule(pl.LightningModule):
         return self.potential(batch)
 
     def losses(self, batch: AtomBatch) -> Tensor:
-        """Loss of each structure, shape (structures,).
-
-        L1 of the energy plus the length of the force error, averaged over atoms.
-        """
-        prediction = self(batch)
+        """Loss of each structure, shape (structures,): of its energy, and of its forces averaged over atoms."""
+        prediction, settings = self(batch), self.settings
         losses = batch.positions.new_zeros(len(batch))
-        if prediction.energy is not None:
-            error = (prediction.energy - self.normaliser.energy_target(batch)).abs()
-            losses = losses + self.settings.energy_weight * error
+        if prediction.energy is not None and settings.energy_weight:
+            target = self.normaliser.energy_target(batch)
+            losses = losses + settings.energy_weight * scalar_loss(settings.scalar_loss, prediction.energy, target)
         if prediction.forces is not None:
-            error = torch.linalg.vector_norm(prediction.forces - self.normaliser.force_target(batch), dim=-1)
-            mean = error.new_zeros(len(batch)).index_add(0, batch.index, error) / batch.natoms
-            losses = losses + self.settings.force_weight * mean
+            target = self.normaliser.force_target(batch)
+            errors = force_loss(settings.force_loss, prediction.forces, target, batch)
+            losses = losses + settings.force_weight * errors
         return losses
 
     def on_before_batch_transfer(self, batch: LoadedBatch | AtomcsiError, dataloader_idx: int) -> LoadedBatch:
@@ -92,7 +90,7 @@ class PotentialModule(pl.LightningModule):
         return checked(batch)
 
     def training_step(self, batch: LoadedBatch, batch_index: int) -> Tensor:
-        """This process's share of the loss of a step.
+        """What a share of a step adds to its loss.
 
         Raises:
             AtomcsiError: The loss is not finite; the message names the structures.
@@ -104,12 +102,15 @@ class PotentialModule(pl.LightningModule):
                 f"{self.progress.step}: in step {self.step + 1} the loss of {_named(batch, ~torch.isfinite(losses))} is"
                 f" not finite (lower learning_rate={self.settings.learning_rate}, or check the labels)"
             )
-        counted = losses[: batch.counted].sum()
-        _add(self._trained, counted, batch)
-        self.step, self.seen = self.step + 1, self.seen + batch.total
-        self.progress.advance(batch.total, f"epoch {self.epoch:.3g} of {self.settings.epochs}")
-        # Lightning averages gradients over processes, where their sum is wanted.
-        return counted * (self.trainer.world_size / batch.total)
+        share = batch.share
+        counted = losses[: share.counted].sum()
+        _add(self._trained, counted, share)
+        if share.last:
+            self.step, self.seen = self.step + 1, self.seen + share.total
+            loss = self._trained[0] / self._trained[1]
+            self.progress.advance(share.total, f"epoch {self.epoch:.3g} of {self.settings.epochs}, loss {loss:.3g}")
+        # Lightning averages gradients over processes and parts of a step, where their sum is wanted.
+        return counted * (self.trainer.world_size * self.trainer.accumulate_grad_batches / share.total)
 
     @property
     def epoch(self) -> float:
@@ -120,7 +121,7 @@ class PotentialModule(pl.LightningModule):
     def validation_step(self, batch: LoadedBatch, batch_index: int) -> None:
         """Adds the losses of a batch of the validation structures."""
         self.batch = batch
-        _add(self._validated, self.losses(batch.atoms)[: batch.counted].sum(), batch)
+        _add(self._validated, self.losses(batch.atoms)[: batch.share.counted].sum(), batch.share)
 
     def record_validation(self) -> bool:
         """Adds the validation that has just run to the history; says whether it is the best so far."""
@@ -206,9 +207,9 @@ class PotentialModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _add(sums: Tensor, losses: Tensor, batch: LoadedBatch) -> None:
+def _add(sums: Tensor, losses: Tensor, share: Share) -> None:
     """Adds a sum of losses and the number of structures to ``sums``."""
-    sums += torch.tensor([losses.item(), batch.counted], dtype=sums.dtype)
+    sums += torch.tensor([losses.item(), share.counted], dtype=sums.dtype)
 
 
 def _named(batch: LoadedBatch, wanted: Tensor) -> str:

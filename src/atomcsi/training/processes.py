@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +16,11 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from torch import Tensor
 
 from atomcsi.errors import AtomcsiError
+from atomcsi.files import holds_plan, resume_folder
+from atomcsi.jobs import process_rank
+
+#: Seconds that processes wait for the first one.
+_PATIENCE = 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +31,7 @@ class Execution:
         device: ``auto``, ``cpu`` or ``cuda``.
         devices: GPUs, or processes on the CPU, that share each step on a node.
         nodes: Nodes.
+        parts: In how many parts a device computes its share of a step, one after the other, to need less memory.
         workers: Processes that read ahead, for each device.
         checkpoint_minutes: Minutes between checkpoints; 0 to write one each step.
     """
@@ -30,6 +39,7 @@ class Execution:
     device: str = "auto"
     devices: int = 1
     nodes: int = 1
+    parts: int = 1
     workers: int = 0
     checkpoint_minutes: float = 10.0
 
@@ -56,6 +66,7 @@ class Execution:
             "devices": self.devices,
             "num_nodes": self.nodes,
             "use_distributed_sampler": False,
+            "accumulate_grad_batches": self.parts,
         }
         if self.world > 1:
             # Heads that a dataset of a mix lacks, and outputs that no head reads, have no gradient in a step.
@@ -85,12 +96,20 @@ class Execution:
 ONE_DEVICE = Execution()
 
 
-def process_rank() -> int:
-    """This process's number among those that share a training, before Lightning has set them up."""
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+def shared_folder(folder: Path, plan: Mapping[str, Any]) -> Path:
+    """Returns :func:`~atomcsi.files.resume_folder`, which the first process prepares for all.
+
+    Raises:
+        AtomcsiError: The first process does not.
+    """
+    if process_rank() == 0:
+        return resume_folder(folder, plan)
+    end = time.monotonic() + _PATIENCE
+    while not holds_plan(folder, plan):
+        if time.monotonic() > end:
+            raise AtomcsiError(f"{folder}: the first process has not prepared it within {_PATIENCE} s")
+        time.sleep(0.1)
+    return folder
 
 
 def summed(sums: Tensor, strategy: Strategy) -> list[float]:

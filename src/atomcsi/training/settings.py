@@ -29,6 +29,13 @@ class TrainSettings(Entry):
     The model is validated each ``val_interval`` of an epoch. The learning rate warms up, follows a cosine to
     ``final_factor`` at the end of ``cosine_epochs`` (by default the last one), and is multiplied by
     ``plateau_factor`` from then on whenever ``plateau_patience`` validations have passed without a better one.
+
+    ``scalar_loss`` is that of energies or of the property in their place; ``force_loss`` is the length of an atom's
+    force error (``norm``), or its components' absolute or squared error. ``forces`` come from a head of their own
+    (``direct``) or are the energy's negative gradient.
+
+    With ``denoise_sigma`` no label is used: positions are off by Gaussian noise of that standard deviation (Angstrom)
+    in each coordinate, and the force head learns to tell it.
     """
 
     structures: PositiveInt
@@ -39,6 +46,10 @@ class TrainSettings(Entry):
     learning_rate: Annotated[float, Field(gt=0)]
     energy_weight: Annotated[float, Field(ge=0)] = 1.0
     force_weight: Annotated[float, Field(ge=0)] = 10.0
+    scalar_loss: Literal["l1", "mse", "cross-entropy"] = "l1"
+    force_loss: Literal["norm", "l1", "mse"] = "norm"
+    forces: Literal["direct", "gradient"] = "direct"
+    denoise_sigma: Annotated[float, Field(gt=0)] | None = None
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     warmup_factor: Factor = 0.2
     final_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -61,6 +72,8 @@ class TrainSettings(Entry):
             raise ValueError("takes either 'clip_norm' or 'clip_value'")
         if self.energy_weight == self.force_weight == 0:
             raise ValueError("energy_weight and force_weight are both 0: there is nothing to train on")
+        if self.denoise_sigma is not None and (self.energy_weight > 0 or self.forces == "gradient"):
+            raise ValueError("denoise_sigma needs energy_weight 0 and direct forces: only the force head tells noise")
         if self.cosine_epochs is not None and self.cosine_epochs > self.epochs:
             raise ValueError(f"cosine_epochs is {self.cosine_epochs}, but there are {self.epochs} epochs")
         if self.plateau_patience is not None and self.cosine_epochs is None:

@@ -2,62 +2,81 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from atomcsi.catalogue import Graph
-from atomcsi.config import METRIC_UNITS, BackboneSpec, Task, TrainSettings
-from atomcsi.errors import AtomcsiError
+from atomcsi.config import BackboneSpec, Task, TrainSettings
+from atomcsi.errors import ConfigError
 from atomcsi.files import remove, write_json
-from atomcsi.progress import Progress
+from atomcsi.jobs import process_rank
+from atomcsi.mixes import NamedMix, structures_of
+from atomcsi.mixtures import read_mixes
+from atomcsi.report.model_card import write_model_card
 from atomcsi.structure_lmdb import StructureLMDB
+from atomcsi.targets import NOISE, Target
 from atomcsi.training.data import LabelledStructures
-from atomcsi.training.fit import Fitted, check_elements, fit
-from atomcsi.training.loading import Batches, loader
-from atomcsi.training.model_files import read_card, save_model
-from atomcsi.training.processes import ONE_DEVICE, Execution, process_rank
-
-METRICS_SCHEMA = "atomcsi.finetuning/1"
+from atomcsi.training.evaluation import evaluate
+from atomcsi.training.fit import fit
+from atomcsi.training.model_files import METRICS, METRICS_SCHEMA, read_card, save_model
+from atomcsi.training.processes import ONE_DEVICE, Execution
+from atomcsi.training.training_data import TrainingData, check_elements
 
 
 def pretrain(
-    train: StructureLMDB,
-    val: StructureLMDB,
+    train: Sequence[StructureLMDB],
+    val: Sequence[StructureLMDB],
     folder: Path,
     *,
     backbone: BackboneSpec,
     settings: TrainSettings,
     seed: int,
-    graph: Graph | None = None,
+    mix: NamedMix | None = None,
+    mixtures: Path | None = None,
+    graphs: Sequence[Graph | None] | None = None,
     execution: Execution = ONE_DEVICE,
 ) -> None:
-    """Pretrains a backbone on N structures of one upstream dataset for E epochs and writes the model.
+    """Pretrains a backbone on N structures of upstream datasets for E epochs and writes the model.
+
+    The model learns energies and forces, or to tell noise from positions where the settings ask for that.
 
     Args:
-        train: Train split of the upstream.
-        val: Validation split of the upstream; picks the best epoch.
-        folder: Where ``model.safetensors`` and ``model.json`` go.
+        train: Train split of each upstream.
+        val: Validation split of each, in the same order; they pick the best weights.
+        folder: Where ``model.safetensors``, ``model.json`` and ``README.md`` go.
         backbone: What is trained.
         settings: Budget and schedule.
-        seed: Seed of the draw, the weights and the order.
-        graph: Graph of the dataset's structures; the backbone's own if None.
+        seed: Seed of the draws, the weights and the order.
+        mix: How many structures each upstream gives; needed for several.
+        mixtures: What :func:`atomcsi.mixtures.measure_mixes` found, for the mix of least CSI.
+        graphs: Graph of each upstream's structures; the backbone's own where None.
         execution: Where it runs.
 
     Raises:
         AtomcsiError: The data cannot be trained on, the loss is not finite, or a signal asked to stop.
     """
-    title = f"pretrain {train.metadata['provenance']['dataset']} seed {seed}"
-    fitted = fit(
-        train, val, folder,
-        backbone=backbone, settings=settings, target="forces", init=None, graphs=[graph], seed=seed,
-        execution=execution, title=title,
+    graphs = [None] * len(train) if graphs is None else graphs
+    counts = [settings.structures]
+    if mix is not None:
+        parts = _parts_of_mix(mix, train, settings.structures, mixtures)
+        train, val, graphs = ([each[part] for part in parts] for each in (train, val, graphs))
+        counts = list(parts.values())
+        settings = settings.model_copy(update={"structures": sum(counts)})
+    elif len(train) > 1:
+        raise ConfigError(f"{len(train)} datasets to pretrain on need a mix that says how many structures of each")
+    target = "forces" if settings.denoise_sigma is None else NOISE
+    data = TrainingData.draw(
+        train, val, target=Target(target=target), settings=settings, seed=seed, counts=counts, graphs=graphs,
+        name=None if mix is None else mix.name,
+    )  # fmt: skip
+    model = fit(
+        data, folder, backbone=backbone, settings=settings, init=None, seed=seed, execution=execution,
+        title=f"pretrain {data.name} seed {seed}",
     )  # fmt: skip
     if process_rank() > 0:
         return
-    save_model(folder, fitted.potential, fitted.card)
+    save_model(folder, model.potential, model.card)
+    write_model_card(folder)
     remove(folder / "checkpoints")
 
 
@@ -68,6 +87,7 @@ def finetune(
     task: Task,
     task_name: str,
     init: Path | None,
+    init_name: str | None = None,
     backbone: BackboneSpec,
     seed: int,
     graph: Graph | None = None,
@@ -77,10 +97,11 @@ def finetune(
 
     Args:
         splits: The downstream dataset's train, val and test split.
-        folder: Where ``model.safetensors``, ``model.json`` and ``metrics.json`` go.
+        folder: Where ``model.safetensors``, ``model.json``, ``metrics.json`` and ``README.md`` go.
         task: Target, unit and schedule.
         task_name: The task's id.
-        init: Folder of the pretrained model; None to start from scratch.
+        init: Folder of the pretrained model, or a published checkpoint; None to start from scratch.
+        init_name: What the start is called; by default what the pretrained model was trained on.
         backbone: What is trained; must be what ``init`` was trained with.
         seed: Seed of the draw, the heads and the order.
         graph: Graph of the dataset's structures; the backbone's own if None.
@@ -89,56 +110,41 @@ def finetune(
     Raises:
         AtomcsiError: As for :func:`pretrain`, or the pretrained model does not fit.
     """
-    start = "scratch" if init is None else read_card(init)["dataset"]
-    if task.target != "forces":
+    start = "scratch" if init is None else init_name or read_card(init)["dataset"]
+    if task.target != "forces" and task.reference == "elements":
         check_elements(splits["train"], splits["test"])
-    fitted = fit(
-        splits["train"], splits["val"], folder,
-        backbone=backbone, settings=task.finetune, target=task.target, init=init, graphs=[graph], seed=seed,
-        execution=execution, title=f"finetune {task_name} from {start} seed {seed}",
+    data = TrainingData.draw(
+        [splits["train"]], [splits["val"]], target=task, settings=task.finetune, seed=seed, graphs=[graph]
+    )
+    model = fit(
+        data, folder, backbone=backbone, settings=task.finetune, init=init, seed=seed, execution=execution,
+        title=f"finetune {task_name} from {start} seed {seed}",
     )  # fmt: skip
     if process_rank() > 0:
         return
-    save_model(folder, fitted.potential, fitted.card)
+    save_model(folder, model.potential, model.card)
     test = LabelledStructures(splits["test"], target=task.target)
     metrics = {
         "task": task_name,
-        "dataset": fitted.card["dataset"],
+        "dataset": model.card["dataset"],
         "target": task.target,
         "unit": task.unit,
-        **evaluate(fitted, test, task.unit, task.finetune),
+        **evaluate(model, test, task.unit, task.finetune),
         "structures": len(test),
         "init": start,
         "seed": seed,
-        "seconds": fitted.card["seconds"],
+        "seconds": model.card["seconds"],
         "budget": task.finetune.budget,
     }
-    write_json(folder / "metrics.json", METRICS_SCHEMA, metrics)
+    write_json(folder / METRICS, METRICS_SCHEMA, metrics)
+    write_model_card(folder)
     remove(folder / "checkpoints")
 
 
-@torch.no_grad()
-def evaluate(fitted: Fitted, structures: LabelledStructures, unit: str, settings: TrainSettings) -> dict[str, float]:
-    """Mean absolute error of a potential: per force component, or per structure's energy.
-
-    Returns:
-        ``mae`` in ``unit`` and ``labels``, the number of errors that it averages.
-
-    Raises:
-        AtomcsiError: An error is not finite.
-    """
-    total, count = 0.0, 0
-    progress = Progress("test", total=len(structures), unit="structures")
-    for loaded in loader(structures, Batches(structures.natoms, settings), collate=fitted.collate):
-        batch = loaded.atoms.to(fitted.device)
-        prediction = fitted.potential(batch)
-        if structures.target == "forces":
-            error = prediction.forces * fitted.normaliser.force_scale - batch.forces
-        else:
-            error = fitted.normaliser.energy(prediction.energy, batch) - batch.energy
-        total += float(error.double().abs().sum())
-        count += error.numel()
-        progress.advance(len(batch))
-    if not math.isfinite(total):
-        raise AtomcsiError("the test error is not finite (lower learning_rate, or check the test labels)")
-    return {"mae": total / count * METRIC_UNITS[unit], "labels": count}
+def _parts_of_mix(
+    mix: NamedMix, train: Sequence[StructureLMDB], structures: int, mixtures: Path | None
+) -> dict[int, int]:
+    """Returns the positions of the datasets that the mix takes anything of, with how many structures."""
+    sizes = {store.metadata["provenance"]["dataset"]: len(store) for store in train}
+    counts = structures_of(mix.mix, sizes, structures, None if mixtures is None else read_mixes(mixtures))
+    return {position: counts[name] for position, name in enumerate(sizes) if name in counts}

@@ -1,0 +1,363 @@
+"""The graphs of GemNet-OC: which atoms see each other, and what of it can be known without the weights.
+
+Nothing here enumerates triplets or quadruplets. The edges that point to an atom are the rows of a small table; edges
+that share a target are pairs of rows of one table, and what depends on such a pair is a matrix per atom (see
+:mod:`~atomcsi.models.gemnet_oc.basis`). Only triangles need to be looked for: a quadruplet c-a-b-d must not have
+c = d.
+
+Everything is NumPy on sorted integers, made in the workers of the data loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atomcsi.catalogue import Graph
+from atomcsi.errors import AtomcsiError
+from atomcsi.models.batch import AtomBatch, collate
+from atomcsi.models.gemnet_oc.settings import Switches
+from atomcsi.models.neighbours import edges_within
+from atomcsi.structure import Structure
+from atomcsi.structure_batch import StructureBatch
+
+#: Which neighbours are kept where there are more of them than the limit.
+NeighborRule = Literal["fairchem", "jmp", "order-free"]
+#: Digits behind the point, in Angstrom, by which distances differ that are not equal.
+_DIGITS = 6
+#: Neighbours at the limit's distance, up to this in Angstrom, are all kept by the rule "order-free".
+_TIE = 1e-3
+
+
+@dataclass(slots=True, kw_only=True)
+class Edges:
+    """Directed edges, from a source to a target atom, in the order of their targets.
+
+    Attributes:
+        source: Atom that each edge comes from, shape (edges,).
+        target: Atom that it points to, shape (edges,), ascending.
+        shift: What must be added to the source's position for its image that is meant, in Angstrom, shape (edges, 3).
+        image: A number that says which image of which atom the source is, shape (edges,), equal in all edges of a
+            batch for the same image relative to the target's own cell.
+        slot: Row of each edge in a table of ``width`` rows per target atom, shape (edges,).
+        width: Largest number of edges that point to one atom.
+    """
+
+    source: Tensor
+    target: Tensor
+    shift: Tensor
+    image: Tensor
+    slot: Tensor
+    width: int
+
+    def __len__(self) -> int:
+        """Number of edges."""
+        return len(self.source)
+
+
+@dataclass(slots=True, kw_only=True)
+class GemNetGraph:
+    """All graphs of a batch.
+
+    Attributes:
+        main: Edges with embeddings, each with its opposite.
+        reverse: Position of each main edge's opposite, shape (edges,).
+        cutoff: Reach of each structure's graph in Angstrom, shape (structures,).
+        atom_edge: Edges over which atoms send to edges and edges to atoms; None if none do.
+        quadruplet: Edges b -> a in the middle of quadruplets c -> a <- b <- d; None without quadruplets.
+        opposite_image: ``image`` of the opposite a -> b of each of them, shape (quadruplet edges,).
+        triangles: Pairs c -> a, b -> a whose c is also a d, shape (2, triangles): place of the pair among all pairs
+            of slots of main edges and slots of quadruplet edges at the same atom; place of d among all pairs of
+            quadruplet edges and slots of main edges at their source.
+        pairs: Edges over which atoms send to atoms; None if they do not.
+    """
+
+    main: Edges
+    reverse: Tensor
+    cutoff: Tensor
+    atom_edge: Edges | None
+    quadruplet: Edges | None
+    opposite_image: Tensor | None
+    triangles: Tensor | None
+    pairs: Edges | None
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> GemNetGraph:
+        """Returns the graphs on another device."""
+        return _moved(self, device, non_blocking)
+
+
+def _moved(value: object, device: torch.device | str, non_blocking: bool) -> object:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, (Edges, GemNetGraph)):
+        return type(value)(
+            **{field.name: _moved(getattr(value, field.name), device, non_blocking) for field in fields(value)}
+        )
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSettings:
+    """What the graphs of a model are like; see :class:`~atomcsi.models.gemnet_oc.model.GemNetOC` for the fields."""
+
+    cutoff: float
+    molecule_cutoff: float | None
+    max_neighbors: int
+    max_neighbors_qint: int
+    max_neighbors_aeaint: int
+    max_neighbors_aint: int
+    switches: Switches
+    qint_tags: tuple[int, ...]
+    neighbor_rule: NeighborRule
+
+
+@dataclass(slots=True, kw_only=True)
+class GemNetBatch(AtomBatch):
+    """Structures with their graphs."""
+
+    graph: GemNetGraph
+
+
+@dataclass(frozen=True, kw_only=True)
+class GemNetCollate:
+    """Puts structures into a batch and builds its graphs; what a data loader's worker calls.
+
+    Attributes:
+        settings: Of the model.
+        graphs: The graph of each dataset of a mix, by ``StructureBatch.dataset``; the model's own where None.
+        dtype: Type of positions, cells and forces.
+    """
+
+    settings: GraphSettings
+    graphs: Sequence[Graph | None] = (None,)
+    dtype: torch.dtype = torch.float32
+
+    def __call__(self, structures: Sequence[Structure] | StructureBatch) -> GemNetBatch:
+        """Returns a batch of at least one structure, in eV and Angstrom.
+
+        Raises:
+            AtomcsiError: No two atoms of the batch are within the cutoff.
+        """
+        batch = collate(structures, vacuum=1.0, dtype=self.dtype)
+        values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        return GemNetBatch(**values, graph=build_graph(batch, self.settings, self.graphs))
+
+
+def build_graph(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Graph | None] = (None,)) -> GemNetGraph:
+    """Builds the graphs of a batch; see :class:`GemNetCollate`."""
+    limits = _limits(batch, settings, graphs)
+    found = _candidates(batch, limits.cutoff)
+    natoms = len(batch.numbers)
+    cap = limits.neighbors[batch.index.cpu().numpy()]
+
+    def nearest(limit: int) -> _Arrays:
+        """The nearest neighbours of all atoms, with this limit where ``max_neighbors`` is the model's own."""
+        share = cap if limit == settings.max_neighbors else cap * limit // settings.max_neighbors
+        return found.nearest(share, ties=settings.neighbor_rule == "order-free")
+
+    main, reverse = _symmetric(nearest(settings.max_neighbors), settings.neighbor_rule)
+    uses_atom_edges = settings.switches.atom_edge_interaction or settings.switches.edge_atom_interaction
+    quadruplet = opposite = triangles = None
+    if settings.switches.quad_interaction:
+        wanted = np.isin(batch.tags.cpu().numpy(), settings.qint_tags)
+        middle = nearest(settings.max_neighbors_qint)
+        middle = middle[wanted[middle.source] | wanted[middle.target]].by_image()
+        opposite = middle.image_of(middle.target, -middle.offset)
+        triangles = _triangles(main, middle, natoms)
+        quadruplet = middle.edges(batch, natoms)
+    device = batch.positions.device
+    graph = GemNetGraph(
+        main=main.edges(batch, natoms),
+        reverse=torch.from_numpy(reverse),
+        cutoff=torch.as_tensor(limits.cutoff, dtype=batch.positions.dtype),
+        atom_edge=nearest(settings.max_neighbors_aeaint).by_image().edges(batch, natoms) if uses_atom_edges else None,
+        quadruplet=quadruplet,
+        opposite_image=None if opposite is None else torch.from_numpy(opposite),
+        triangles=None if triangles is None else torch.from_numpy(triangles),
+        pairs=nearest(settings.max_neighbors_aint).by_image().edges(batch, natoms)
+        if settings.switches.atom_interaction
+        else None,
+    )
+    return graph.to(device)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Reach in Angstrom and number of neighbours of each structure."""
+
+    cutoff: np.ndarray
+    neighbors: np.ndarray
+
+
+def _limits(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Graph | None]) -> _Limits:
+    natoms, dataset = batch.natoms.cpu().numpy(), batch.dataset.cpu().numpy()
+    cutoff = np.full(len(batch), settings.cutoff)
+    if settings.molecule_cutoff is not None:
+        cutoff[~batch.pbc.any(dim=1).cpu().numpy()] = settings.molecule_cutoff
+    neighbors = np.full(len(batch), settings.max_neighbors)
+    for position, graph in enumerate(graphs):
+        if graph is None:
+            continue
+        own = dataset == position
+        cutoff[own], neighbors[own] = graph.cutoff, graph.max_neighbors
+        for size, limit in sorted(graph.max_neighbors_above.items()):
+            neighbors[own & (natoms > size)] = limit
+    return _Limits(cutoff, neighbors)
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """Edges while they are chosen: ``offset`` counts lattice vectors, ``base`` makes numbers of offsets."""
+
+    source: np.ndarray
+    target: np.ndarray
+    offset: np.ndarray
+    distance: np.ndarray
+    base: int
+
+    def __getitem__(self, chosen: np.ndarray) -> _Arrays:
+        return _Arrays(self.source[chosen], self.target[chosen], self.offset[chosen], self.distance[chosen], self.base)
+
+    def image_of(self, atom: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """A number for an image of an atom, the larger the later in the order of atoms, then of offsets."""
+        middle = self.base // 2
+        x, y, z = (offset + middle).T
+        return ((atom * self.base + x) * self.base + y) * self.base + z
+
+    @property
+    def image(self) -> np.ndarray:
+        return self.image_of(self.source, self.offset)
+
+    def by_image(self) -> _Arrays:
+        """In the order of targets, then of images."""
+        return self[np.lexsort((self.image, self.target))]
+
+    def nearest(self, limit: np.ndarray, *, ties: bool) -> _Arrays:
+        """The ``limit`` (by atom) nearest neighbours of each atom, of edges in the order of targets and distances.
+
+        Args:
+            limit: Largest number of neighbours, shape (atoms,).
+            ties: Whether to keep all neighbours that are as near as the last one.
+        """
+        count = np.bincount(self.target, minlength=len(limit))
+        if (count <= limit).all():
+            return self
+        first = np.cumsum(count) - count
+        rank = np.arange(len(self.target)) - first[self.target]
+        if not ties:
+            return self[rank < limit[self.target]]
+        full = count > limit
+        reach = np.full(len(limit), np.inf)
+        reach[full] = self.distance[(first + limit - 1)[full]] + _TIE
+        return self[self.distance <= reach[self.target]]
+
+    def edges(self, batch: AtomBatch, natoms: int) -> Edges:
+        count = np.bincount(self.target, minlength=natoms)
+        first = np.cumsum(count) - count
+        width = int(count.max(initial=0))
+        slot = self.target * width + np.arange(len(self.target)) - first[self.target]
+        cell = batch.cell.double().cpu().numpy()[batch.index.cpu().numpy()[self.target]]
+        shift = np.einsum("ei,eij->ej", self.offset.astype(float), cell)
+        return Edges(
+            source=torch.from_numpy(self.source),
+            target=torch.from_numpy(self.target),
+            shift=torch.as_tensor(shift, dtype=batch.positions.dtype),
+            image=torch.from_numpy(self.image),
+            slot=torch.from_numpy(slot),
+            width=width,
+        )
+
+
+def _candidates(batch: AtomBatch, cutoff: np.ndarray) -> _Arrays:
+    """All edges within each structure's cutoff, in the order of targets, distances and images.
+
+    Raises:
+        AtomcsiError: There are none.
+    """
+    positions, cell = batch.positions.detach().double().cpu().numpy(), batch.cell.double().cpu().numpy()
+    pbc, natoms = batch.pbc.cpu().numpy(), batch.natoms.tolist()
+    targets, sources, distances, offsets = [], [], [], []
+    first = 0
+    for position, size in enumerate(natoms):
+        own = positions[first : first + size]
+        source, target, offset = edges_within(own, cell[position], pbc[position], cutoff[position])
+        sources.append(source + first)
+        targets.append(target + first)
+        offsets.append(-offset)  # of the source
+        distances.append(np.linalg.norm(own[source] - own[target] - offset @ cell[position], axis=1))
+        first += size
+    target, offset = np.concatenate(targets), np.concatenate(offsets)
+    if not len(target):
+        raise AtomcsiError(
+            f"no two atoms of a batch are within the model's cutoff of {cutoff.max():g} Angstrom, so that it has "
+            "nothing to work on; leave isolated atoms out"
+        )
+    base = 4 * int(np.abs(offset).max(initial=0)) + 1  # differences of two offsets have a number too
+    # Images of an atom are often at one distance, up to six in a hexagonal cell. If limits cut between them, what is
+    # kept is an accident of rounding and of an unstable sort in fairchem and JMP; here, the order of the images.
+    distance = np.concatenate(distances).round(_DIGITS)
+    found = _Arrays(np.concatenate(sources), target, offset, distance, base)
+    return found[np.lexsort((found.image, distance, target))]
+
+
+def _symmetric(nearest: _Arrays, rule: NeighborRule) -> tuple[_Arrays, np.ndarray]:
+    """Returns edges of which each has its opposite, and the position of the opposite.
+
+    One atom may be among the nearest of another without the reverse. The rule "order-free" keeps both directions if
+    one is there. "fairchem" and "jmp" are what published weights were trained with: both directions are kept if the
+    one is there that points to the later atom, so that results depend on the order of atoms where limits cut.
+    """
+    if rule == "order-free":
+        both = np.concatenate([nearest.source, nearest.target]), np.concatenate([nearest.target, nearest.source])
+        offset = np.concatenate([nearest.offset, -nearest.offset])
+        doubled = _Arrays(*both, offset, np.tile(nearest.distance, 2), nearest.base).by_image()
+        new = np.ones(len(doubled.target), bool)
+        new[1:] = (np.diff(doubled.target) != 0) | (np.diff(doubled.image) != 0)
+        edges = doubled[new]
+        order = np.lexsort((edges.image_of(edges.target, -edges.offset), edges.source))
+        reverse = np.empty_like(order)
+        reverse[order] = np.arange(len(order))
+        return edges, reverse
+    sign = 1 if rule == "fairchem" else -1
+    zero = nearest.image_of(np.zeros(1, int), np.zeros((1, 3), int))
+    later = sign * (nearest.image_of(np.zeros_like(nearest.source), nearest.offset) - zero) > 0
+    kept = nearest[(nearest.source < nearest.target) | ((nearest.source == nearest.target) & later)]
+    edges = _Arrays(
+        np.concatenate([kept.source, kept.target]),
+        np.concatenate([kept.target, kept.source]),
+        np.concatenate([kept.offset, -kept.offset]),
+        np.tile(kept.distance, 2),
+        kept.base,
+    )
+    order = np.lexsort((edges.image, edges.target))
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    half = len(kept.source)
+    return edges[order], place[(order + half) % (2 * half)]
+
+
+def _triangles(main: _Arrays, middle: _Arrays, natoms: int) -> np.ndarray:
+    """Finds the edges d -> b among the main edges that start at c, for each pair c -> a, b -> a; see GemNetGraph."""
+    count, number = (np.bincount(edges.target, minlength=natoms) for edges in (main, middle))
+    first, width = np.cumsum(count) - count, int(count.max(initial=0))
+    # All pairs: a quadruplet edge b -> a with each main edge c -> a of its target.
+    repeats = count[middle.target]
+    edge = np.repeat(np.arange(len(repeats)), repeats)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+    c_to_a = first[middle.target][edge] + row
+    # c as b sees it.
+    b = middle.source[edge]
+    image = main.image_of(main.source[c_to_a], main.offset[c_to_a] - middle.offset[edge])
+    # Main edges are in the order of these keys.
+    span = main.base**3 * natoms
+    keys, wanted = main.target * span + main.image, b * span + image
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    found = keys[place] == wanted
+    rank = np.arange(len(repeats)) - (np.cumsum(number) - number)[middle.target]
+    pair = (middle.target[edge] * width + row) * int(number.max(initial=0)) + rank[edge]
+    return np.stack([pair[found], (edge * width + place - first[b])[found]])

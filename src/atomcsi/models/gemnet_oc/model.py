@@ -1,0 +1,235 @@
+"""GemNet-OC (Gasteiger et al., arXiv 2204.02782) in plain PyTorch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Literal
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from atomcsi.catalogue import Graph
+from atomcsi.models.base import Backbone, Features
+from atomcsi.models.batch import AtomBatch, join
+from atomcsi.models.gemnet_oc.bases import Bases
+from atomcsi.models.gemnet_oc.blocks import InteractionBlock, OutputBlock
+from atomcsi.models.gemnet_oc.graph import GemNetBatch, GemNetCollate, GraphSettings, NeighborRule, build_graph
+from atomcsi.models.gemnet_oc.layers import Dense, EdgeEmbedding, Residual, Scale
+from atomcsi.models.gemnet_oc.settings import Sizes, Switches
+from atomcsi.structure import MAX_ATOMIC_NUMBER
+
+
+class GemNetOC(Backbone):
+    """GemNet-OC up to the features that heads read energies and direct forces off.
+
+    The defaults are GemNet-OC-S as fairchem-core 1.10 implements it. Names of settings are fairchem's.
+
+    Args:
+        num_blocks: Interaction blocks.
+        emb_size_atom: Size of atom embeddings.
+        emb_size_edge: Size of edge embeddings.
+        emb_size_trip_in: Size of embeddings that enter the triplet interaction.
+        emb_size_trip_out: Size of embeddings that leave it.
+        emb_size_quad_in: As for triplets, quadruplet interaction.
+        emb_size_quad_out: As for triplets, quadruplet interaction.
+        emb_size_aint_in: As for triplets, atom interaction.
+        emb_size_aint_out: As for triplets, atom interaction.
+        emb_size_rbf: Size of the radial basis in the blocks.
+        emb_size_cbf: Size of the circular basis (one angle) in the blocks.
+        emb_size_sbf: Size of the spherical basis (two angles) in the blocks.
+        num_radial: Radial basis functions.
+        num_spherical: Angular basis functions per angle.
+        num_before_skip: Residual layers before a block's skip connection.
+        num_after_skip: Residual layers after it.
+        num_concat: Residual layers after concatenating atom and edge embeddings.
+        num_atom: Residual layers in the atom updates.
+        num_output_afteratom: Residual layers in the output blocks after adding the atom embedding.
+        num_atom_emb_layers: Residual layers of the atom embeddings in each block; JMP has 2.
+        num_global_out_layers: Residual layers after all output blocks, which condense their features to the sizes of
+            one; with 0 the features of all output blocks are handed on side by side.
+        num_elements: Elements that have an embedding.
+        cutoff: Length of the longest edges in Angstrom, unless a dataset's graph says otherwise.
+        molecule_cutoff: The same for structures that are not periodic in any direction; ``cutoff`` if None.
+        basis_cutoff: Distance in Angstrom that the radial basis is spread over; ``cutoff`` if None.
+        envelope: Where the radial basis ends: ``graph``, at each structure's own cutoff, so that everything is smooth
+            when a neighbour passes it; or ``basis``, at ``basis_cutoff``, as in JMP.
+        max_neighbors: Edges per atom, unless a dataset's graph says otherwise.
+        max_neighbors_qint: Edges per atom in the middle of quadruplets; this and the next two change in proportion.
+        max_neighbors_aeaint: Edges per atom between atoms and edges.
+        max_neighbors_aint: Edges per atom between atoms.
+        neighbor_rule: How edges are made symmetric where ``max_neighbors`` cuts: ``fairchem``, ``jmp``, or
+            ``order-free``, which alone does not depend on the order of the atoms.
+        quad_interaction: Whether quadruplets interact.
+        atom_edge_interaction: Whether atoms send to edges.
+        edge_atom_interaction: Whether edges send to atoms.
+        atom_interaction: Whether atoms send to atoms.
+        qint_tags: OC20's tags of atoms that are in the middle of quadruplets: 0 below the surface, 1 at the surface,
+            2 adsorbates and everything that has no tags.
+        direct_forces: Whether there are features of edges.
+        edge_dropout: Probability that an edge is left out while training.
+        checkpointing: Whether activations of blocks are computed again in the backward pass, which takes a third
+            more time and a fraction of the memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int = 4,
+        emb_size_atom: int = 256,
+        emb_size_edge: int = 512,
+        emb_size_trip_in: int = 64,
+        emb_size_trip_out: int = 64,
+        emb_size_quad_in: int = 32,
+        emb_size_quad_out: int = 32,
+        emb_size_aint_in: int = 64,
+        emb_size_aint_out: int = 64,
+        emb_size_rbf: int = 16,
+        emb_size_cbf: int = 16,
+        emb_size_sbf: int = 32,
+        num_radial: int = 128,
+        num_spherical: int = 7,
+        num_before_skip: int = 2,
+        num_after_skip: int = 2,
+        num_concat: int = 1,
+        num_atom: int = 3,
+        num_output_afteratom: int = 3,
+        num_atom_emb_layers: int = 0,
+        num_global_out_layers: int = 0,
+        num_elements: int = MAX_ATOMIC_NUMBER,
+        cutoff: float = 12.0,
+        molecule_cutoff: float | None = None,
+        basis_cutoff: float | None = None,
+        envelope: Literal["graph", "basis"] = "graph",
+        max_neighbors: int = 30,
+        max_neighbors_qint: int = 8,
+        max_neighbors_aeaint: int = 20,
+        max_neighbors_aint: int = 1000,
+        neighbor_rule: NeighborRule = "fairchem",
+        quad_interaction: bool = True,
+        atom_edge_interaction: bool = True,
+        edge_atom_interaction: bool = True,
+        atom_interaction: bool = True,
+        qint_tags: Sequence[int] = (0, 1, 2),
+        direct_forces: bool = True,
+        edge_dropout: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
+        given = locals()
+        super().__init__()
+        sizes = Sizes(**{field.name: given[field.name] for field in fields(Sizes)})
+        switches = Switches(**{field.name: given[field.name] for field in fields(Switches)})
+        self.cutoff, self.max_neighbors, self.checkpointing = cutoff, max_neighbors, checkpointing
+        self.graph_settings = GraphSettings(
+            cutoff=cutoff,
+            molecule_cutoff=molecule_cutoff,
+            max_neighbors=max_neighbors,
+            max_neighbors_qint=max_neighbors_qint,
+            max_neighbors_aeaint=max_neighbors_aeaint,
+            max_neighbors_aint=max_neighbors_aint,
+            switches=switches,
+            qint_tags=tuple(qint_tags),
+            neighbor_rule=neighbor_rule,
+        )
+        self.atom_emb = AtomEmbedding(num_elements, emb_size_atom)
+        self.bases = Bases(sizes, switches, reach=basis_cutoff or cutoff, envelope=envelope, edge_dropout=edge_dropout)
+        self.edge_emb = EdgeEmbedding(emb_size_atom, num_radial, emb_size_edge)
+        self.int_blocks = nn.ModuleList(InteractionBlock(sizes, switches) for _ in range(num_blocks))
+        self.out_blocks = nn.ModuleList(OutputBlock(sizes, direct_forces=direct_forces) for _ in range(num_blocks + 1))
+        self.node_dim, self.edge_dim = (size * (num_blocks + 1) for size in (emb_size_atom, emb_size_edge))
+        self.out_mlp_E = self.out_mlp_F = None
+        if num_global_out_layers:
+            self.out_mlp_E = _condense(self.node_dim, emb_size_atom, num_global_out_layers)
+            self.out_mlp_F = _condense(self.edge_dim, emb_size_edge, num_global_out_layers) if direct_forces else None
+            self.node_dim, self.edge_dim = emb_size_atom, emb_size_edge
+        self.direct_forces = direct_forces
+
+    def collate(self, graphs: Sequence[Graph | None] = (None,)) -> GemNetCollate:
+        """Returns what turns structures into batches with graphs; see :meth:`.Backbone.collate`."""
+        return GemNetCollate(settings=self.graph_settings, graphs=graphs)
+
+    def forward(self, batch: AtomBatch) -> Features:
+        """Computes the features of a batch; builds its graphs where :meth:`collate` has not done so.
+
+        Raises:
+            AtomcsiError: No two atoms of the batch are within the cutoff.
+        """
+        if not isinstance(batch, GemNetBatch):
+            values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+            batch = GemNetBatch(**values, graph=build_graph(batch, self.graph_settings))
+        graph = batch.graph
+        bases = self.bases(batch)
+        atoms = self.atom_emb(batch.numbers)
+        edges = self.edge_emb(atoms, bases.embedding, graph.main.source, graph.main.target)
+
+        def output(block: OutputBlock, atoms: Tensor, edges: Tensor) -> tuple[Tensor, Tensor | None]:
+            of_atoms = block.of_atoms(atoms, edges, bases.output, graph)
+            return of_atoms, block.of_edges(edges, bases.output) if self.direct_forces else None
+
+        outputs = [self._call(output, self.out_blocks[0], atoms, edges)]
+        for block, out in zip(self.int_blocks, self.out_blocks[1:], strict=True):
+            atoms, edges = self._call(block, atoms, edges, bases, graph)
+            outputs.append(self._call(output, out, atoms, edges))
+        node = torch.cat([of_atoms for of_atoms, _ in outputs], dim=1)
+        if self.out_mlp_E is not None:
+            node = self.out_mlp_E(node)
+        edge = node.new_zeros(len(edges), 0)
+        if self.direct_forces:
+            edge = torch.cat([of_edges for _, of_edges in outputs], dim=1)
+            edge = edge if self.out_mlp_F is None else self.out_mlp_F(edge)
+        return Features(node=node, edge=edge, edge_target=graph.main.target, edge_direction=bases.direction)
+
+    def _call(self, function, *arguments):  # noqa: ANN001, ANN002, ANN202
+        if self.checkpointing and self.training:
+            return torch.utils.checkpoint.checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
+
+    @torch.no_grad()
+    def fit_scales(self, batches: Iterable[AtomBatch]) -> None:
+        """Fits the scale factors anew, so that activations keep their variance through the network.
+
+        One pass over all batches together: each factor fits itself when it is reached and applies from there on,
+        so that those after it see scaled inputs, as they will in training.
+
+        Raises:
+            AtomcsiError: Some activations do not vary in these batches.
+        """
+        scales = [module for module in self.modules() if isinstance(module, Scale)]
+        for scale in scales:
+            scale.scale_factor.fill_(1.0)
+            scale.fitting = True
+        try:
+            batches = list(batches)
+            self(batches[0] if len(batches) == 1 else join(batches))
+        finally:
+            for scale in scales:
+                scale.fitting = False
+
+    def depth(self, parameter: str) -> int:
+        """An output block belongs to the interaction block before it, the first one to the embedding."""
+        match = re.match(r"(int|out)_blocks\.(\d+)\.", parameter)
+        return 0 if match is None else int(match[2]) + (match[1] == "int")
+
+
+class AtomEmbedding(nn.Module):
+    """One vector per element.
+
+    Args:
+        elements: Number of elements.
+        features: Size of the vectors.
+    """
+
+    def __init__(self, elements: int, features: int) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(elements, features)
+        nn.init.uniform_(self.embeddings.weight, -(3**0.5), 3**0.5)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Maps atomic numbers, shape (atoms,), to shape (atoms, features)."""
+        return self.embeddings(numbers - 1)
+
+
+def _condense(inputs: int, features: int, residuals: int) -> nn.Sequential:
+    return nn.Sequential(Dense(inputs, features, activation=True), *(Residual(features) for _ in range(residuals)))

@@ -1,0 +1,112 @@
+"""Finetuning from checkpoints in their authors' layout."""
+
+import json
+
+import pytest
+import torch
+from ase.build import fcc111, molecule
+
+from atomcsi.cli import main
+from atomcsi.config import BackboneSpec, Task, TrainSettings
+from atomcsi.errors import InputError
+from atomcsi.extractors.equiformer_v2 import EquiformerV2Extractor
+from atomcsi.models.potential import build_backbone
+from atomcsi.structure import Structure
+from atomcsi.training.processes import Execution
+from atomcsi.training.train import finetune
+
+# isort: split
+from fairchem.core.models.equiformer_v2.equiformer_v2 import EquiformerV2Backbone
+from fairchem.core.models.equiformer_v2.heads import EqV2ScalarHead, EqV2VectorHead
+
+SIZES = {
+    "num_layers": 1, "sphere_channels": 8, "attn_hidden_channels": 8, "num_heads": 2, "attn_alpha_channels": 4,
+    "attn_value_channels": 4, "ffn_hidden_channels": 8, "grid_resolution": 18, "edge_channels": 8,
+    "max_num_elements": 90, "max_neighbors": 100,
+}  # fmt: skip
+OURS = BackboneSpec(implementation="equiformer-v2", settings={**SIZES, "lmax": 2, "mmax": 1, "cutoff": 4.0})
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A small model in the layout of fairchem's published ones, heads included."""
+    torch.manual_seed(0)
+    settings = {**SIZES, "lmax_list": [2], "mmax_list": [1], "max_radius": 4.0, "norm_type": "layer_norm_sh"}
+    settings |= {"attn_activation": "silu", "ffn_activation": "silu", "use_grid_mlp": True, "weight_init": "uniform"}
+    model = EquiformerV2Backbone(**settings, regress_forces=False)
+    state = {f"module.module.{name}": value for name, value in model.state_dict().items()}
+    for name, head in (("energy_block", EqV2ScalarHead(model)), ("force_block", EqV2VectorHead(model))):
+        state |= {f"module.module.{name}.{key}": value for key, value in getattr(head, name).state_dict().items()}
+    torch.save({"state_dict": state, "config": {"model": {"name": "equiformer_v2", **settings}}}, tmp_path / "eq.pt")
+    return tmp_path / "eq.pt"
+
+
+def structure(atoms):
+    cell = atoms.cell[:] if atoms.pbc.any() else None
+    return Structure(
+        numbers=atoms.numbers, positions=atoms.positions, source="x", label="x", cell=cell, pbc=tuple(atoms.pbc)
+    )
+
+
+def test_features_are_those_of_the_published_model(checkpoint):
+    """As the extractor, which runs fairchem's own model, has them; its edges have random frames."""
+    members = [structure(molecule("CH3CH2OH")), structure(fcc111("Cu", (2, 2, 2), vacuum=6.0, periodic=True))]
+    backbone = build_backbone(OURS.model_dump()).eval()
+    backbone.load_published(checkpoint)
+    with torch.no_grad():
+        found = backbone(backbone.collate()(members)).node
+    expected = EquiformerV2Extractor(checkpoint=checkpoint, features="invariant").features(members)
+    expected = torch.cat([torch.as_tensor(rows) for rows in expected])
+    # Rounding, and the grid on which activations are taken.
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+def task():
+    settings = TrainSettings(structures=8, epochs=1, batch_size=4, learning_rate=1e-3, energy_weight=0)
+    return Task(dataset="toy", target="forces", unit="eV/angstrom", finetune=settings)
+
+
+def run(store, folder, checkpoint, backbone=OURS):
+    finetune(
+        dict.fromkeys(("train", "val", "test"), store), folder, task=task(), task_name="toy", init=checkpoint,
+        init_name="eq", backbone=backbone, seed=0, execution=Execution(device="cpu"),
+    )  # fmt: skip
+
+
+def test_finetuning_starts_from_it(checkpoint, toy_lmdb, tmp_path):
+    run(toy_lmdb(8), tmp_path / "fine", checkpoint)
+    assert json.loads((tmp_path / "fine" / "metrics.json").read_text())["init"] == "eq"
+    start = json.loads((tmp_path / "fine" / "model.json").read_text())["pretrained"]
+    assert start["checkpoint"] == "eq.pt" and len(start["sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_num_elements": 100}, r"eq\.pt: knows elements below 90, .* \(set max_num_elements: 90"),
+        ({"num_layers": 2}, r"eq\.pt: does not fit the backbone's EquiformerV2: \d+ tensors missing"),
+        ({"edge_channels": 16}, r"eq\.pt: does not fit the backbone's EquiformerV2: \d+ tensors of another shape"),
+    ],
+)
+def test_a_backbone_of_other_settings(checkpoint, toy_lmdb, tmp_path, changes, message):
+    other = BackboneSpec(implementation="equiformer-v2", settings={**OURS.settings, **changes})
+    with pytest.raises(InputError, match=message):
+        run(toy_lmdb(8), tmp_path / "fine", checkpoint, other)
+
+
+def test_backbones_without_published_checkpoints(checkpoint, toy_lmdb, tmp_path):
+    painn = BackboneSpec(implementation="painn", settings={"hidden_channels": 8, "num_layers": 1})
+    with pytest.raises(InputError, match=r"eq\.pt: cannot be loaded: no layout of checkpoints is known for PaiNN"):
+        run(toy_lmdb(8), tmp_path / "fine", checkpoint, painn)
+    with pytest.raises(InputError, match=r"none\.pt: is missing \(correct the path"):
+        run(toy_lmdb(8), tmp_path / "fine", tmp_path / "none.pt")
+
+
+def test_a_checkpoint_needs_a_name(checkpoint, toy_lmdb, tmp_path, capsys):
+    path = str(toy_lmdb(8).path)
+    with pytest.raises(SystemExit) as stop:
+        main(["finetune", "--train", path, "--val", path, "--test", path, "--out", str(tmp_path / "fine"),
+              "--seed", "0", "--name", "toy", "--init", str(checkpoint), "--backbone", OURS.model_dump_json(),
+              "--task", task().model_dump_json()])  # fmt: skip
+    assert stop.value.code == 1
+    assert "is no folder of a model (name a checkpoint's start with --init-name)" in capsys.readouterr().err
