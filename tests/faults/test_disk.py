@@ -53,7 +53,7 @@ def steps(toy_lmdb):
 
     def training(folder: Path) -> None:
         settings = TrainSettings(structures=8, epochs=2, batch_size=4, learning_rate=1e-3, val_structures=4)
-        pretrain(structures, structures, folder / "model", seed=0, settings=settings,
+        pretrain([structures], [structures], folder / "model", seed=0, settings=settings,
                  backbone=BackboneSpec.model_validate(TINY))  # fmt: skip
 
     return {
