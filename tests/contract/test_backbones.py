@@ -98,11 +98,11 @@ def test_shapes_and_types(backbone, batch):
     features = backbone(batch)
     atoms, edges = len(batch.numbers), len(features.edge_target)
     assert features.node.shape == (atoms, backbone.node_dim)
-    assert features.edge.shape == (edges, backbone.edge_dim)
+    assert features.edge().shape == (edges, backbone.edge_dim)
     assert features.edge_direction.shape == (edges, 3)
     assert features.edge_target.dtype == torch.int64
     assert set(features.edge_target.tolist()) == set(range(atoms))
-    assert {features.node.dtype, features.edge.dtype, features.edge_direction.dtype} == {torch.float32}
+    assert {features.node.dtype, features.edge().dtype, features.edge_direction.dtype} == {torch.float32}
     torch.testing.assert_close(features.edge_direction.norm(dim=1), torch.ones(edges))
 
 
@@ -111,7 +111,7 @@ def test_same_seed_same_features(spec, backbone, batch):
     again = build_backbone(spec).eval()
     for other in (again, backbone, copy.deepcopy(backbone)):
         assert torch.equal(other(batch).node, backbone(batch).node)
-        assert torch.equal(other(batch).edge, backbone(batch).edge)
+        assert torch.equal(other(batch).edge(), backbone(batch).edge())
 
 
 def test_a_copy_is_one(backbone, batch):
@@ -134,7 +134,7 @@ def test_batch_without_edges(backbone):
     except AtomcsiError:
         return
     assert features.node.shape == (2, backbone.node_dim)
-    assert features.edge.shape == (0, backbone.edge_dim)
+    assert features.edge().shape == (0, backbone.edge_dim)
 
 
 def test_fits_and_learns(spec, batch):

@@ -7,7 +7,6 @@ import yaml
 from pydantic import ValidationError
 
 from atomcsi.config import load_project
-from atomcsi.errors import ConfigError
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.training.loading import Batches
 from atomcsi.training.parameters import parameter_groups
@@ -125,11 +124,12 @@ def test_learning_rates_by_depth(repository):
     assert len({sum(p.numel() for p in group["params"]) for group in groups[1:5]}) == 1
 
 
-@pytest.mark.parametrize("blocks", [[0.5] * 3, [0.5] * 5])
-def test_factors_for_another_number_of_blocks(repository, blocks):
-    potential = four_blocks(repository)
-    with pytest.raises(ConfigError, match=f"depth_factors has {len(blocks)} blocks, but the backbone has"):
-        parameter_groups(potential, settings(depth_factors={"embedding": 0.3, "blocks": blocks}))
+def test_factors_for_another_number_of_blocks(repository):
+    """Two factors for four blocks: constant outside the middles of the halves, linear between them."""
+    groups = parameter_groups(
+        four_blocks(repository), settings(learning_rate=1.0, depth_factors={"embedding": 0.3, "blocks": [0.4, 0.8]})
+    )
+    assert [group["lr"] for group in groups] == pytest.approx([0.3, 0.4, 0.5, 0.7, 0.8, 1.0])
 
 
 @pytest.mark.parametrize(

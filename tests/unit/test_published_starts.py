@@ -4,12 +4,15 @@ import json
 
 import pytest
 import torch
+import yaml
 from ase.build import fcc111, molecule
 
 from atomcsi.cli import main
 from atomcsi.config import BackboneSpec, Task, TrainSettings
 from atomcsi.errors import InputError
 from atomcsi.extractors.equiformer_v2 import EquiformerV2Extractor
+from atomcsi.extractors.gemnet_oc import GemNetOCExtractor
+from atomcsi.models.gemnet_oc.jmp import SETTINGS, jmp
 from atomcsi.models.potential import build_backbone
 from atomcsi.structure import Structure
 from atomcsi.training.processes import Execution
@@ -25,6 +28,14 @@ SIZES = {
     "max_num_elements": 90, "max_neighbors": 100,
 }  # fmt: skip
 OURS = BackboneSpec(implementation="equiformer-v2", settings={**SIZES, "lmax": 2, "mmax": 1, "cutoff": 4.0})
+
+JMP_TINY = {
+    "num_blocks": 1, "num_radial": 8, "num_spherical": 3, "emb_size_atom": 8, "emb_size_edge": 12,
+    "emb_size_trip_in": 4, "emb_size_trip_out": 4, "emb_size_quad_in": 4, "emb_size_quad_out": 4,
+    "emb_size_aint_in": 4, "emb_size_aint_out": 4, "emb_size_rbf": 4, "emb_size_cbf": 4, "emb_size_sbf": 4,
+    "num_before_skip": 1, "num_after_skip": 1, "num_concat": 1, "num_atom": 1, "num_output_afteratom": 1,
+    "num_atom_emb_layers": 1,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -59,6 +70,51 @@ def test_features_are_those_of_the_published_model(checkpoint):
     expected = torch.cat([torch.as_tensor(rows) for rows in expected])
     # Rounding, and the grid on which activations are taken.
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+class TestJMP:
+    """JMP-S and JMP-L in their authors' layout, which the tests of the extractor check against their own code."""
+
+    @pytest.fixture
+    def checkpoint(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(SETTINGS, "JMP-tiny", JMP_TINY)
+        names = {"edge_emb.": "bases.edge_emb.", "out_mlp_E.": "out_mlp_E.out_mlp.", "out_mlp_F.": "out_mlp_F.out_mlp."}
+        torch.manual_seed(0)
+        state = {}
+        for name, tensor in jmp("JMP-tiny", direct_forces=True).state_dict().items():
+            for ours, theirs in names.items():
+                name = name.replace(ours, theirs)
+            state["embedding.atom_embedding.weight" if name.startswith("atom_emb.") else f"backbone.{name}"] = tensor
+        torch.save({"state_dict": state}, tmp_path / "jmp.pt")
+        return tmp_path / "jmp.pt"
+
+    def test_features_are_those_of_the_extractor(self, checkpoint):
+        members = [structure(molecule("CH3CH2OH")), structure(molecule("H2O"))]
+        backbone = jmp("JMP-tiny", direct_forces=True).eval()
+        backbone.load_published(checkpoint)
+        with torch.no_grad():
+            found = backbone(backbone.collate()(members)).node
+        expected = GemNetOCExtractor(checkpoint=checkpoint).features(members)
+        torch.testing.assert_close(found, torch.cat([torch.as_tensor(rows) for rows in expected]))
+
+    def test_finetuning_starts_from_it(self, checkpoint, toy_lmdb, tmp_path, repository):
+        of_jmp = yaml.safe_load((repository / "config" / "backbones" / "jmp-s.yaml").read_text())["settings"]
+        backbone = BackboneSpec(implementation="gemnet-oc", settings={**of_jmp, **JMP_TINY})
+        run(toy_lmdb(8), tmp_path / "fine", checkpoint, backbone)
+        assert (tmp_path / "fine" / "metrics.json").exists()
+        other = BackboneSpec(implementation="gemnet-oc", settings={**backbone.settings, "emb_size_edge": 16})
+        with pytest.raises(InputError, match=r"jmp\.pt: does not fit the backbone's GemNet-OC: .* of another shape"):
+            run(toy_lmdb(8), tmp_path / "other", checkpoint, other)
+
+    @pytest.mark.parametrize("size", ["s", "l"])
+    def test_configs_are_those_of_the_published_models(self, repository, size):
+        content = yaml.safe_load((repository / "config" / "backbones" / f"jmp-{size}.yaml").read_text())
+        with torch.device("meta"):
+            ours = build_backbone(content)
+            theirs = jmp(f"JMP-{size.upper()}", direct_forces=True)
+        shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in (ours, theirs)]
+        assert shapes[0] == shapes[1]
+        assert ours.graph_settings == theirs.graph_settings
 
 
 def task():

@@ -234,11 +234,9 @@ def test_what_cannot_be_read(toy_structures, tmp_path, workers):
     content[content.index(b"toy/5")] ^= 1
     path.write_bytes(content)
     structures = LabelledStructures(StructureLMDB(path), target="forces")
-    batches = loader(
-        structures, Batches(structures.natoms, SETTINGS), collate=partial(collate, vacuum=4.0), workers=workers
-    )
+    batches, make = Batches(structures.natoms, SETTINGS), partial(collate, vacuum=4.0)
     with pytest.raises(InputError, match=r"damaged\.lmdb: structure 5: .* checksum is wrong"):
-        for batch in batches:
+        for batch in list(loader(structures, batches, collate=make, workers=workers)):
             checked(batch)
 
 

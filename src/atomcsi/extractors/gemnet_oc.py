@@ -10,8 +10,8 @@ import torch
 
 from atomcsi.errors import ConfigError, InputError
 from atomcsi.extractors.base import Extractor
-from atomcsi.extractors.jmp_checkpoint import load_jmp
 from atomcsi.models.gemnet_oc import GemNetOC
+from atomcsi.models.gemnet_oc.jmp import load_jmp
 from atomcsi.models.potential import build_backbone
 from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure
 from atomcsi.training.model_files import CARD, WEIGHTS, load_backbone, read_card

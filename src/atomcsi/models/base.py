@@ -26,13 +26,14 @@ class Features:
 
     Attributes:
         node: Invariant features of the atoms, shape (atoms, node_dim).
-        edge: Invariant features of the directed edges, shape (edges, edge_dim).
+        edge: Computes invariant features of the directed edges, shape (edges, edge_dim); a third of some models'
+            work, and only direct forces ask for it.
         edge_target: Atom that each edge points to, shape (edges,), integers.
         edge_direction: Unit vectors along the edges, from source to target, shape (edges, 3).
     """
 
     node: Tensor
-    edge: Tensor
+    edge: Callable[[], Tensor]
     edge_target: Tensor
     edge_direction: Tensor
 
@@ -75,6 +76,15 @@ class Backbone(nn.Module, ABC):
         Args:
             batches: A few batches of training data, on the device of the model.
         """
+
+    def drop_edges(self, probability: float) -> None:
+        """Makes training leave out edges of the graph, each with this probability, drawn anew for each batch.
+
+        Raises:
+            ConfigError: The backbone cannot.
+        """
+        if probability:
+            raise ConfigError(f"{type(self).__name__} cannot leave out edges (leave out edge_dropout)")
 
     def depth(self, parameter: str) -> int:
         """Says how deep in the network a parameter is: 0 in what embeds, 1 and so on in the interaction blocks.

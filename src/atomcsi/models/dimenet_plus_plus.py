@@ -87,7 +87,7 @@ class DimeNetPlusPlus(Backbone):
             node = node + output(x, radial, batch.target, num_nodes=len(batch.numbers))
         return Features(
             node=node,
-            edge=x * self.edge_fade(radial),
+            edge=lambda: x * self.edge_fade(radial),
             edge_target=batch.target,
             edge_direction=vectors / distance[:, None],
         )

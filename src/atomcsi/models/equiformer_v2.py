@@ -162,7 +162,7 @@ class EquiformerV2(Backbone):
         node, vec = embedding[:, 0], embedding[:, 1:4]
         return Features(
             node=node,
-            edge=self.edges(batch, distance, node, (direction, vec)),
+            edge=lambda: self.edges(batch, distance, node, (direction, vec)),
             edge_target=batch.target,
             edge_direction=direction,
         )

@@ -63,7 +63,7 @@ class ForceHead(nn.Module):
     def forward(self, features: Features, batch: AtomBatch) -> Tensor:
         """Returns forces, shape (atoms, 3)."""
         dataset = batch.dataset[batch.index[features.edge_target]]
-        edges = self.of_edges(features.edge, dataset).to(features.edge_direction.dtype)
+        edges = self.of_edges(features.edge(), dataset).to(features.edge_direction.dtype)
         directed = edges[:, None] * features.edge_direction
         return directed.new_zeros(len(batch.numbers), 3).index_add(0, features.edge_target, directed)
 

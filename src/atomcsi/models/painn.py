@@ -69,7 +69,7 @@ class PaiNN(Backbone):
             x, vec = x + dx, vec + dvec
         return Features(
             node=x,
-            edge=self.edges(batch, distance, x, (direction, vec)),
+            edge=lambda: self.edges(batch, distance, x, (direction, vec)),
             edge_target=batch.target,
             edge_direction=direction,
         )

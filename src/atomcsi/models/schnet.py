@@ -57,7 +57,7 @@ class SchNet(Backbone):
             x = x + interaction(x, batch.edge_index, distance, radial)
         return Features(
             node=x,
-            edge=self.edges(batch, distance, x),
+            edge=lambda: self.edges(batch, distance, x),
             edge_target=batch.target,
             edge_direction=vectors / distance[:, None],
         )

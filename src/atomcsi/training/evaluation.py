@@ -22,7 +22,7 @@ from atomcsi.training.model_files import TrainedModel
 from atomcsi.training.settings import TrainSettings
 
 #: More classes than this, as in QM9, say nothing one by one.
-_MOST_CLASSES = 100
+_MOST_CLASSES = 30
 
 
 @torch.no_grad()

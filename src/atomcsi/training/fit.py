@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
@@ -18,6 +17,7 @@ from atomcsi.config import BackboneSpec
 from atomcsi.errors import AtomcsiError
 from atomcsi.files import versions
 from atomcsi.models.base import Collate
+from atomcsi.models.batch import AtomBatch
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.progress import Progress
 from atomcsi.training.checkpoints import BEST, AtomicCheckpoints, Checkpoints, newest_checkpoint, read_checkpoint
@@ -87,6 +87,7 @@ def fit(
         readout=data.target.readout,
         datasets=len(data.datasets),
     )
+    potential.backbone.drop_edges(settings.edge_dropout)
     if init is not None:
         load_start(potential.backbone, init)
     collate = potential.backbone.collate(data.graphs)
@@ -96,7 +97,7 @@ def fit(
         data.train, data.val, settings, collate, seed, execution, start=progressed["step"] if progressed else 0
     )
     if init is None and last is None:
-        potential.backbone.fit_scales(loaders.first(_SCALE_STRUCTURES))
+        potential.backbone.fit_scales([loaders.first(_SCALE_STRUCTURES)])
 
     done = progressed["seen"] if progressed else 0
     progress = Progress(title, total=settings.budget, unit="structures", done=done)
@@ -163,10 +164,10 @@ class Loaders(pl.LightningDataModule):
         """Returns the steps of the training, or a share; see :class:`~atomcsi.training.loading.Batches`."""
         return Batches(self._structures.natoms, self._settings, epochs=self._settings.epochs, seed=self._seed, **share)
 
-    def first(self, structures: int) -> list[Any]:
-        """Returns the training's first batches, of about as many structures."""
-        batches = loader(self._structures, self.batches(), collate=self._collate)
-        return [batch.atoms for batch in islice(batches, -(-structures // self._settings.batch_size))]
+    def first(self, structures: int) -> AtomBatch:
+        """Returns the first structures of the training as one batch."""
+        order = np.concatenate(self.batches().epoch(0))
+        return self._collate(self._structures.of_epoch(order[:structures], 0))
 
     def train_dataloader(self) -> DataLoader[LoadedBatch]:
         """This process's share of the steps."""

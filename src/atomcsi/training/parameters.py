@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from atomcsi.errors import ConfigError
+import numpy as np
+
 from atomcsi.models.potential import Potential
 from atomcsi.training.settings import TrainSettings
 
@@ -12,28 +13,23 @@ from atomcsi.training.settings import TrainSettings
 def parameter_groups(potential: Potential, settings: TrainSettings) -> list[dict[str, Any]]:
     """Returns a potential's parameters with their learning rates: embedding first, then each block, the heads last.
 
+    Factors for another number of blocks than the backbone has are interpolated between the middles of blocks, so that
+    a task's settings are good for any backbone.
+
     Raises:
-        ConfigError: There are not as many factors as the backbone has blocks.
+        ConfigError: The backbone does not say how deep its parameters are.
     """
     factors = settings.depth_factors
     if factors is None:
         return [{"params": list(potential.parameters())}]
-    scales = [factors.embedding, *factors.blocks]
-    groups: list[list[Any]] = [[] for _ in scales]
+    by_depth: dict[int, list[Any]] = {}
     for name, parameter in potential.backbone.named_parameters():
-        depth = potential.backbone.depth(name)
-        if depth >= len(groups):
-            raise ConfigError(
-                f"depth_factors has {len(factors.blocks)} blocks, but the backbone has {depth} or more: its parameter"
-                f" {name} belongs to block {depth} (give one factor for each block)"
-            )
-        groups[depth].append(parameter)
-    if empty := [depth for depth, group in enumerate(groups) if not group]:
-        raise ConfigError(
-            f"depth_factors has {len(factors.blocks)} blocks, but the backbone has none of number {empty[0]} (give"
-            " one factor for each block)"
-        )
-    heads = {"params": list(potential.heads.parameters()), "lr": settings.learning_rate}
-    return [
-        {"params": group, "lr": settings.learning_rate * scale} for group, scale in zip(groups, scales, strict=True)
-    ] + [heads]
+        by_depth.setdefault(potential.backbone.depth(name), []).append(parameter)
+    blocks, given = max(by_depth), len(factors.blocks)
+    scales = np.interp((np.arange(blocks) + 0.5) / blocks, (np.arange(given) + 0.5) / given, factors.blocks)
+    groups = [
+        {"params": by_depth[depth], "lr": settings.learning_rate * float(scale)}
+        for depth, scale in enumerate([factors.embedding, *scales])
+        if depth in by_depth
+    ]
+    return [*groups, {"params": list(potential.heads.parameters()), "lr": settings.learning_rate}]

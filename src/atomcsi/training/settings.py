@@ -34,6 +34,8 @@ class TrainSettings(Entry):
     force error (``norm``), or its components' absolute or squared error. ``forces`` come from a head of their own
     (``direct``) or are the energy's negative gradient.
 
+    ``edge_dropout`` is the probability with which an edge of a structure's graph is left out of a step.
+
     With ``denoise_sigma`` no label is used: positions are off by Gaussian noise of that standard deviation (Angstrom)
     in each coordinate, and the force head learns to tell it.
     """
@@ -65,6 +67,7 @@ class TrainSettings(Entry):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     val_structures: PositiveInt = 2000
     val_interval: Annotated[float, Field(gt=0, le=1)] = 1.0
+    edge_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSettings:

@@ -137,13 +137,15 @@ class Bases(nn.Module):
         switches: Which interactions there are.
         reach: Distance in Angstrom that the radial functions are spread over.
         envelope: Whether the envelope ends at each structure's cutoff (``graph``) or at the reach (``basis``).
+
+    Attributes:
         edge_dropout: Probability that an edge is left out, while training.
     """
 
-    def __init__(self, sizes: Sizes, switches: Switches, *, reach: float, envelope: str, edge_dropout: float) -> None:
+    def __init__(self, sizes: Sizes, switches: Switches, *, reach: float, envelope: str) -> None:
         super().__init__()
         self.sizes, self.switches = sizes, switches
-        self.envelope, self.edge_dropout = envelope, edge_dropout
+        self.envelope, self.edge_dropout = envelope, 0.0
         radial, spherical = sizes.num_radial, sizes.num_spherical
         self.radial = RadialBasis(radial, reach)
 

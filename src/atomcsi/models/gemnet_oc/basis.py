@@ -101,7 +101,8 @@ def azimuth_functions(x: Tensor, y: Tensor, number: int) -> Tensor:
     """Returns 1, cos(t), sin(t), cos(2t), ... of the azimuth t of vectors, ``number`` - 1 frequencies, and a flag.
 
     Args:
-        x: First component of the vectors, any shape; y: second component. Their length is a sine.
+        x: First component of the vectors, any shape; their length is a sine.
+        y: Second component.
         number: Of Legendre polynomials of the dihedral's cosine.
 
     Returns:
@@ -156,7 +157,7 @@ class Vectors:
 
 
 def cosines(out: Tensor, into: Tensor) -> Tensor:
-    """Cosines of the angles between unit vectors around each atom, (atoms, n, 3) and (atoms, m, 3), shape (atoms, n, m)."""
+    """Cosines of angles around atoms, of unit vectors (atoms, n, 3) and (atoms, m, 3), shape (atoms, n, m)."""
     return (out @ into.transpose(1, 2)).clamp(-1, 1)
 
 

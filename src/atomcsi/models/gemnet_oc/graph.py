@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from atomcsi.catalogue import Graph
-from atomcsi.errors import AtomcsiError
 from atomcsi.models.batch import AtomBatch, collate
 from atomcsi.models.gemnet_oc.settings import Switches
 from atomcsi.models.neighbours import edges_within
@@ -45,7 +44,7 @@ class Edges:
         image: A number that says which image of which atom the source is, shape (edges,), equal in all edges of a
             batch for the same image relative to the target's own cell.
         slot: Row of each edge in a table of ``width`` rows per target atom, shape (edges,).
-        width: Largest number of edges that point to one atom.
+        width: Largest number of edges that point to one atom, at least 1.
     """
 
     source: Tensor
@@ -138,11 +137,7 @@ class GemNetCollate:
     dtype: torch.dtype = torch.float32
 
     def __call__(self, structures: Sequence[Structure] | StructureBatch) -> GemNetBatch:
-        """Returns a batch of at least one structure, in eV and Angstrom.
-
-        Raises:
-            AtomcsiError: No two atoms of the batch are within the cutoff.
-        """
+        """Returns a batch of at least one structure, in eV and Angstrom."""
         batch = collate(structures, vacuum=1.0, dtype=self.dtype)
         values = {field.name: getattr(batch, field.name) for field in fields(batch)}
         return GemNetBatch(**values, graph=build_graph(batch, self.settings, self.graphs))
@@ -259,7 +254,7 @@ class _Arrays:
     def edges(self, batch: AtomBatch, natoms: int) -> Edges:
         count = np.bincount(self.target, minlength=natoms)
         first = np.cumsum(count) - count
-        width = int(count.max(initial=0))
+        width = int(count.max(initial=1))
         slot = self.target * width + np.arange(len(self.target)) - first[self.target]
         cell = batch.cell.double().cpu().numpy()[batch.index.cpu().numpy()[self.target]]
         shift = np.einsum("ei,eij->ej", self.offset.astype(float), cell)
@@ -274,11 +269,7 @@ class _Arrays:
 
 
 def _candidates(batch: AtomBatch, cutoff: np.ndarray) -> _Arrays:
-    """All edges within each structure's cutoff, in the order of targets, distances and images.
-
-    Raises:
-        AtomcsiError: There are none.
-    """
+    """All edges within each structure's cutoff, in the order of targets, distances and images."""
     positions, cell = batch.positions.detach().double().cpu().numpy(), batch.cell.double().cpu().numpy()
     pbc, natoms = batch.pbc.cpu().numpy(), batch.natoms.tolist()
     targets, sources, distances, offsets = [], [], [], []
@@ -292,11 +283,6 @@ def _candidates(batch: AtomBatch, cutoff: np.ndarray) -> _Arrays:
         distances.append(np.linalg.norm(own[source] - own[target] - offset @ cell[position], axis=1))
         first += size
     target, offset = np.concatenate(targets), np.concatenate(offsets)
-    if not len(target):
-        raise AtomcsiError(
-            f"no two atoms of a batch are within the model's cutoff of {cutoff.max():g} Angstrom, so that it has "
-            "nothing to work on; leave isolated atoms out"
-        )
     base = 4 * int(np.abs(offset).max(initial=0)) + 1  # differences of two offsets have a number too
     # Images of an atom are often at one distance, up to six in a hexagonal cell. If limits cut between them, what is
     # kept is an accident of rounding and of an unstable sort in fairchem and JMP; here, the order of the images.
@@ -344,7 +330,7 @@ def _symmetric(nearest: _Arrays, rule: NeighborRule) -> tuple[_Arrays, np.ndarra
 def _triangles(main: _Arrays, middle: _Arrays, natoms: int) -> np.ndarray:
     """Finds the edges d -> b among the main edges that start at c, for each pair c -> a, b -> a; see GemNetGraph."""
     count, number = (np.bincount(edges.target, minlength=natoms) for edges in (main, middle))
-    first, width = np.cumsum(count) - count, int(count.max(initial=0))
+    first, width = np.cumsum(count) - count, int(count.max(initial=1))
     # All pairs: a quadruplet edge b -> a with each main edge c -> a of its target.
     repeats = count[middle.target]
     edge = np.repeat(np.arange(len(repeats)), repeats)
@@ -356,8 +342,8 @@ def _triangles(main: _Arrays, middle: _Arrays, natoms: int) -> np.ndarray:
     # Main edges are in the order of these keys.
     span = main.base**3 * natoms
     keys, wanted = main.target * span + main.image, b * span + image
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    place = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
     found = keys[place] == wanted
     rank = np.arange(len(repeats)) - (np.cumsum(number) - number)[middle.target]
-    pair = (middle.target[edge] * width + row) * int(number.max(initial=0)) + rank[edge]
+    pair = (middle.target[edge] * width + row) * int(number.max(initial=1)) + rank[edge]
     return np.stack([pair[found], (edge * width + place - first[b])[found]])

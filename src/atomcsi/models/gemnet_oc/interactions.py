@@ -115,7 +115,7 @@ class QuadrupletInteraction(_Messages):
         natoms = len(basis.angular)
         sent = self.send(x, self.dense_db, basis.radial)
         table = to_table(sent, main.slot, natoms, main.width).flatten(1)
-        at_b = table.index_select(0, middle.source).view(len(middle), main.width, -1)
+        at_b = table.index_select(0, middle.source).view(len(middle), main.width, sent.shape[1])
         if self.scale_cbf.fitting:
             rows = basis.exists
             self.scale_cbf.fit((at_b * (basis.circular @ self.mlp_cbf.weight.T))[rows], at_b[rows])

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
-from typing import Literal
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from atomcsi.catalogue import Graph
+from atomcsi.extractors.checkpoints import load_weights
 from atomcsi.models.base import Backbone, Features
 from atomcsi.models.batch import AtomBatch, join
 from atomcsi.models.gemnet_oc.bases import Bases
 from atomcsi.models.gemnet_oc.blocks import InteractionBlock, OutputBlock
 from atomcsi.models.gemnet_oc.graph import GemNetBatch, GemNetCollate, GraphSettings, NeighborRule, build_graph
 from atomcsi.models.gemnet_oc.layers import Dense, EdgeEmbedding, Residual, Scale
+from atomcsi.models.gemnet_oc.published import published_weights
 from atomcsi.models.gemnet_oc.settings import Sizes, Switches
 from atomcsi.structure import MAX_ATOMIC_NUMBER
 
@@ -69,7 +73,6 @@ class GemNetOC(Backbone):
         qint_tags: OC20's tags of atoms that are in the middle of quadruplets: 0 below the surface, 1 at the surface,
             2 adsorbates and everything that has no tags.
         direct_forces: Whether there are features of edges.
-        edge_dropout: Probability that an edge is left out while training.
         checkpointing: Whether activations of blocks are computed again in the backward pass, which takes a third
             more time and a fraction of the memory.
     """
@@ -114,7 +117,6 @@ class GemNetOC(Backbone):
         atom_interaction: bool = True,
         qint_tags: Sequence[int] = (0, 1, 2),
         direct_forces: bool = True,
-        edge_dropout: float = 0.0,
         checkpointing: bool = False,
     ) -> None:
         given = locals()
@@ -134,7 +136,7 @@ class GemNetOC(Backbone):
             neighbor_rule=neighbor_rule,
         )
         self.atom_emb = AtomEmbedding(num_elements, emb_size_atom)
-        self.bases = Bases(sizes, switches, reach=basis_cutoff or cutoff, envelope=envelope, edge_dropout=edge_dropout)
+        self.bases = Bases(sizes, switches, reach=basis_cutoff or cutoff, envelope=envelope)
         self.edge_emb = EdgeEmbedding(emb_size_atom, num_radial, emb_size_edge)
         self.int_blocks = nn.ModuleList(InteractionBlock(sizes, switches) for _ in range(num_blocks))
         self.out_blocks = nn.ModuleList(OutputBlock(sizes, direct_forces=direct_forces) for _ in range(num_blocks + 1))
@@ -151,11 +153,7 @@ class GemNetOC(Backbone):
         return GemNetCollate(settings=self.graph_settings, graphs=graphs)
 
     def forward(self, batch: AtomBatch) -> Features:
-        """Computes the features of a batch; builds its graphs where :meth:`collate` has not done so.
-
-        Raises:
-            AtomcsiError: No two atoms of the batch are within the cutoff.
-        """
+        """Computes the features of a batch; builds its graphs where :meth:`collate` has not done so."""
         if not isinstance(batch, GemNetBatch):
             values = {field.name: getattr(batch, field.name) for field in fields(batch)}
             batch = GemNetBatch(**values, graph=build_graph(batch, self.graph_settings))
@@ -164,24 +162,26 @@ class GemNetOC(Backbone):
         atoms = self.atom_emb(batch.numbers)
         edges = self.edge_emb(atoms, bases.embedding, graph.main.source, graph.main.target)
 
-        def output(block: OutputBlock, atoms: Tensor, edges: Tensor) -> tuple[Tensor, Tensor | None]:
-            of_atoms = block.of_atoms(atoms, edges, bases.output, graph)
-            return of_atoms, block.of_edges(edges, bases.output) if self.direct_forces else None
-
-        outputs = [self._call(output, self.out_blocks[0], atoms, edges)]
+        embedded = [edges]
+        found = [self._call(self.out_blocks[0].of_atoms, atoms, edges, bases.output, graph)]
         for block, out in zip(self.int_blocks, self.out_blocks[1:], strict=True):
             atoms, edges = self._call(block, atoms, edges, bases, graph)
-            outputs.append(self._call(output, out, atoms, edges))
-        node = torch.cat([of_atoms for of_atoms, _ in outputs], dim=1)
-        if self.out_mlp_E is not None:
-            node = self.out_mlp_E(node)
-        edge = node.new_zeros(len(edges), 0)
-        if self.direct_forces:
-            edge = torch.cat([of_edges for _, of_edges in outputs], dim=1)
-            edge = edge if self.out_mlp_F is None else self.out_mlp_F(edge)
-        return Features(node=node, edge=edge, edge_target=graph.main.target, edge_direction=bases.direction)
+            embedded.append(edges)
+            found.append(self._call(out.of_atoms, atoms, edges, bases.output, graph))
+        node = torch.cat(found, dim=1)
+        return Features(
+            node=node if self.out_mlp_E is None else self.out_mlp_E(node),
+            edge=partial(self._edge_features, embedded, bases.output),
+            edge_target=graph.main.target,
+            edge_direction=bases.direction,
+        )
 
-    def _call(self, function, *arguments):  # noqa: ANN001, ANN002, ANN202
+    def _edge_features(self, embedded: Sequence[Tensor], radial: Tensor) -> Tensor:
+        found = [self._call(out.of_edges, edges, radial) for out, edges in zip(self.out_blocks, embedded, strict=True)]
+        edge = torch.cat(found, dim=1)
+        return edge if self.out_mlp_F is None else self.out_mlp_F(edge)
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self.checkpointing and self.training:
             return torch.utils.checkpoint.checkpoint(function, *arguments, use_reentrant=False)
         return function(*arguments)
@@ -202,15 +202,29 @@ class GemNetOC(Backbone):
             scale.fitting = True
         try:
             batches = list(batches)
-            self(batches[0] if len(batches) == 1 else join(batches))
+            features = self(batches[0] if len(batches) == 1 else join(batches))
+            if self.direct_forces:
+                features.edge()
         finally:
             for scale in scales:
                 scale.fitting = False
+
+    def drop_edges(self, probability: float) -> None:
+        """Leaves out edges while training, both directions of an edge with an embedding together."""
+        self.bases.edge_dropout = probability
 
     def depth(self, parameter: str) -> int:
         """An output block belongs to the interaction block before it, the first one to the embedding."""
         match = re.match(r"(int|out)_blocks\.(\d+)\.", parameter)
         return 0 if match is None else int(match[2]) + (match[1] == "int")
+
+    def load_published(self, path: Path) -> None:
+        """Loads weights in the layout of JMP or of fairchem-core 1.10; settings must be those of its model.
+
+        Raises:
+            InputError: The checkpoint is missing or damaged, or is of a model of other settings.
+        """
+        load_weights(path, self, published_weights(path, direct_forces=self.direct_forces), "the backbone's GemNet-OC")
 
 
 class AtomEmbedding(nn.Module):
