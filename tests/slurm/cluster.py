@@ -11,8 +11,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 _SYSTEM = Path("/etc/slurm")
+_PROFILES = Path(__file__).parents[2] / "profiles"
+#: What the profiles' site block says here: a processor for each job, no accounts, jobs of seconds.
+_SITE = {
+    "cores": 1,
+    "slurm-no-account": True,
+    "slurm-status-command": "squeue",
+    "slurm-init-seconds-before-status-checks": 5,
+}
 #: Two pretended GPUs: jobs that ask for one get it, and find none.
 _GPUS = "".join(f"Name=gpu Type=a100 Count=1 File={device}\n" for device in ("/dev/null", "/dev/zero"))
 _FILES = {"slurm.conf": (Path(__file__).with_name("slurm.conf")).read_text(), "gres.conf": _GPUS}
@@ -46,6 +56,23 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 120)
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
         time.sleep(0.1)
+
+
+def write_profile(name: str, folder: Path, **resources: dict[str, object]) -> Path:
+    """Writes one of the repository's profiles, with the facts of this site, as a profile of its own.
+
+    Args:
+        name: The profile's folder in ``profiles/``.
+        folder: The folder to write.
+        resources: What single rules ask for instead, as users say it.
+    """
+    content = yaml.safe_load((_PROFILES / name / "config.yaml").read_text())
+    del content["default-resources"]["slurm_account"]
+    for rule, changed in resources.items():
+        content["set-resources"][rule] |= changed
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(content | _SITE))
+    return folder
 
 
 class Cluster:
