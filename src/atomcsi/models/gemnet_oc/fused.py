@@ -41,7 +41,7 @@ def times(a: Tensor, b: Tensor) -> Tensor:
     On CPUs PyTorch leaves float32 to MKL, which takes less than half of what AMD's processors can do, and only lower
     precisions to oneDNN. The latter's operator, which PyTorch's compiler uses for linear layers, is as precise.
     """
-    if a.dtype == torch.float32 and a.device.type == "cpu" and _ONEDNN and len(a):
+    if a.dtype == torch.float32 and a.device.type == "cpu" and _ONEDNN and a.numel():
         # It falls back to a loop for parts of matrices.
         a, b = (x if x.is_contiguous() or x.T.is_contiguous() else x.contiguous() for x in (a, b))
         return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
