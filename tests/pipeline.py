@@ -65,7 +65,7 @@ class Run:
         for path in sorted((self.folder / "results").rglob("*.json")):
             content = json.loads(path.read_text())
             for record in (content, *content.get("history", []), *content.get("upstreams", [])):
-                for key in [key for key in record if key.endswith("seconds")]:
+                for key in [key for key in record if key.endswith("seconds") or key == "costs"]:
                     del record[key]
             found[str(path.relative_to(self.folder))] = content
         return found
