@@ -1,4 +1,8 @@
-"""Whether training waits for its data: ours against PyTorch Geometric's loader on pickled ``Data`` in LMDB."""
+"""Whether training waits for its data: ours against PyTorch Geometric's loader on pickled ``Data`` in LMDB.
+
+Ours hands over batches with the graphs of the model; those of PyTorch Geometric's loader have none yet, and the field's
+models find them in the step.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.structure import Structure
 from atomcsi.structure_lmdb import StructureLMDB, write_structures
 from atomcsi.training.data import LabelledStructures
-from atomcsi.training.loading import Batches, loader
+from atomcsi.training.loading import Batches, loader, unpacked
 from atomcsi.training.settings import TrainSettings
 from benchmarks.bench_lmdb import Pickles, write_pickles
 from benchmarks.harness import Record, in_turn
@@ -51,7 +55,8 @@ def _compare(what: str, structures: list[Structure], folder: Path) -> Iterator[R
     collate = potential.backbone.collate()
 
     def ours(workers: int) -> Iterable[object]:
-        return loader(labelled, Batches(labelled.natoms, settings, seed=0), collate=collate, workers=workers)
+        batches = Batches(labelled.natoms, settings, seed=0)
+        return map(unpacked, loader(labelled, batches, collate=collate, workers=workers))
 
     def theirs(workers: int) -> Iterable[object]:
         generator = torch.Generator().manual_seed(0)

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import yaml
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
@@ -120,6 +122,11 @@ class Cluster:
         if self._pid("slurmctld"):
             ask("scancel", "--user", "root")
             wait_until(lambda: not self.jobs(), "jobs end")
+            # Without cgroups SLURM loses sight of processes whose parents were killed first.
+            for process in psutil.process_iter():
+                with suppress(psutil.Error):
+                    if "SLURM_JOB_ID" in process.environ():
+                        process.kill()
         for daemon in ("slurmd", "slurmctld", "munged"):
             self._end(daemon, signal.SIGTERM)
         for name in _FILES:

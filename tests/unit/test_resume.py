@@ -21,7 +21,7 @@ from atomcsi.models.batch import collate
 from atomcsi.structure_lmdb import StructureLMDB, write_structures
 from atomcsi.training import checkpoints
 from atomcsi.training.data import LabelledStructures
-from atomcsi.training.loading import Batches, checked, loader
+from atomcsi.training.loading import Batches, loader, unpacked
 from atomcsi.training.module import PotentialModule
 from atomcsi.training.processes import Execution
 from atomcsi.training.train import pretrain
@@ -237,7 +237,7 @@ def test_what_cannot_be_read(toy_structures, tmp_path, workers):
     batches, make = Batches(structures.natoms, SETTINGS), partial(collate, vacuum=4.0)
     with pytest.raises(InputError, match=r"damaged\.lmdb: structure 5: .* checksum is wrong"):
         for batch in list(loader(structures, batches, collate=make, workers=workers)):
-            checked(batch)
+            unpacked(batch)
 
 
 def test_out_of_memory(splits, tmp_path, monkeypatch):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from atomcsi.errors import AtomcsiError
@@ -58,6 +61,10 @@ class LoadedBatch:
         """Returns the batch on another device."""
         atoms = self.atoms.to(device, non_blocking=non_blocking)
         return LoadedBatch(atoms=atoms, sources=self.sources, share=self.share)
+
+
+#: What a loader yields: a batch, or from a worker a packed one or what went wrong.
+Loaded = LoadedBatch | Tensor | AtomcsiError
 
 
 class Batches(Sampler[Share]):
@@ -147,15 +154,15 @@ class Batches(Sampler[Share]):
 
 def loader(
     structures: LabelledStructures, batches: Sampler[Share], *, collate: Collate, workers: int = 0
-) -> DataLoader[LoadedBatch | AtomcsiError]:
+) -> DataLoader[Loaded]:
     """Returns what yields the structures of each step as a batch.
 
     Args:
         structures: The structures.
         batches: Which of them each step takes.
         collate: What turns structures into batches; it runs where they are read.
-        workers: Processes that read ahead; with 0 batches are read when they are asked for. A worker hands over an
-            error as a batch, for :func:`checked` to raise: PyTorch would bury it in a traceback.
+        workers: Processes that read ahead; with 0 batches are read when they are asked for. What they hand over is
+            for :func:`unpacked`.
     """
     return DataLoader(
         _Reading(structures, collate),
@@ -170,11 +177,12 @@ def loader(
     )
 
 
-def checked(batch: LoadedBatch | AtomcsiError) -> LoadedBatch:
-    """Returns a batch, or raises the error that a worker met in its place."""
+def unpacked(batch: Loaded) -> LoadedBatch:
+    """Returns the batch that a loader yielded, or raises the error that a worker met in its place."""
     if isinstance(batch, AtomcsiError):
         raise batch
-    return batch
+    # Ours, from a process of ours.
+    return pickle.loads(memoryview(batch.numpy())) if isinstance(batch, Tensor) else batch
 
 
 class _Reading(Dataset[LoadedBatch]):
@@ -183,17 +191,39 @@ class _Reading(Dataset[LoadedBatch]):
     def __init__(self, structures: LabelledStructures, collate: Collate) -> None:
         self._structures, self._collate = structures, collate
 
-    def __getitems__(self, share: Share) -> LoadedBatch | AtomcsiError:
+    def __getitems__(self, share: Share) -> Loaded:
+        if get_worker_info() is None:
+            return self._batch(share)
         try:
-            structures = self._structures.of_epoch(share.positions, share.epoch)
-            return LoadedBatch(atoms=self._collate(structures), sources=structures.sources, share=share)
+            return _packed(self._batch(share))
         except AtomcsiError as error:
-            if get_worker_info() is None:
-                raise
+            # PyTorch would bury it in a traceback.
             return error
 
+    def _batch(self, share: Share) -> LoadedBatch:
+        structures = self._structures.of_epoch(share.positions, share.epoch)
+        return LoadedBatch(atoms=self._collate(structures), sources=structures.sources, share=share)
 
-def _as_it_is(batch: LoadedBatch | AtomcsiError) -> LoadedBatch | AtomcsiError:
+
+def _packed(batch: LoadedBatch) -> Tensor:
+    """Returns a batch as one tensor of bytes.
+
+    A graph has dozens of tensors. PyTorch opens a file for each that goes from one process to another, which takes the
+    receiver several milliseconds a batch.
+    """
+    buffer = io.BytesIO()
+    _Packer(buffer, protocol=5).dump(batch)
+    return torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
+
+
+class _Packer(pickle.Pickler):
+    """Pickles tensors by content."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        return (torch.from_numpy, (thing.numpy(),)) if isinstance(thing, Tensor) else NotImplemented
+
+
+def _as_it_is(batch: Loaded) -> Loaded:
     return batch
 
 

@@ -14,7 +14,7 @@ from atomcsi.errors import AtomcsiError
 from atomcsi.models.batch import AtomBatch
 from atomcsi.models.potential import Potential, Prediction
 from atomcsi.progress import Progress
-from atomcsi.training.loading import LoadedBatch, Share, checked
+from atomcsi.training.loading import Loaded, LoadedBatch, Share, unpacked
 from atomcsi.training.normalisation import Normaliser
 from atomcsi.training.objective import force_loss, scalar_loss
 from atomcsi.training.parameters import parameter_groups
@@ -85,9 +85,9 @@ class PotentialModule(pl.LightningModule):
             losses = losses + settings.force_weight * errors
         return losses
 
-    def on_before_batch_transfer(self, batch: LoadedBatch | AtomcsiError, dataloader_idx: int) -> LoadedBatch:
-        """Raises what went wrong where the batch was read."""
-        return checked(batch)
+    def on_before_batch_transfer(self, batch: Loaded, dataloader_idx: int) -> LoadedBatch:
+        """Takes over a batch from where it was read, or raises what went wrong there."""
+        return unpacked(batch)
 
     def training_step(self, batch: LoadedBatch, batch_index: int) -> Tensor:
         """What a share of a step adds to its loss.

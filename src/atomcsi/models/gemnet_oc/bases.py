@@ -25,7 +25,7 @@ from atomcsi.models.gemnet_oc.fused import in_compute_type, linear
 from atomcsi.models.gemnet_oc.graph import Edges, GemNetBatch
 from atomcsi.models.gemnet_oc.layers import Dense, initialised
 from atomcsi.models.gemnet_oc.settings import Sizes, Switches
-from atomcsi.models.gemnet_oc.tables import to_rows, to_table
+from atomcsi.models.gemnet_oc.tables import picked, placed, split, to_tables
 
 
 @dataclass(slots=True)
@@ -34,26 +34,26 @@ class TripletBasis:
 
     Attributes:
         radial: Basis of the distances of the edges that send, shape (edges, emb_size_rbf).
-        angular: Weight of what each edge around an atom sends, shape (atoms, rows * emb_size_cbf, edges): C of
-            :mod:`~atomcsi.models.gemnet_oc.basis`, with a row for each edge that receives; a single one if the atom
-            does, of the sum over all edges over which it does.
+        angular: Weight of what each edge around an atom sends, by group of atoms, shape (atoms, rows * emb_size_cbf,
+            edges): C of :mod:`~atomcsi.models.gemnet_oc.basis`, with a row for each edge that receives; a single one
+            if the atom does, of the sum over all edges over which it does.
     """
 
     radial: Tensor
-    angular: Tensor
+    angular: list[Tensor]
 
 
 @dataclass(slots=True)
 class QuadrupletBasis:
-    """Of the quadruplet interaction; n is the number of quadruplet edges, w the width of the table of main edges.
+    """Of the quadruplet interaction; n is the number of quadruplet edges, w the width of the main edges.
 
     Attributes:
         radial: Basis of the distances of the edges that send, shape (edges, emb_size_rbf).
         circular: Basis of d_ba and angle abd, shape (n, w, emb_size_cbf), zero where there is no d.
         exists: Where there is one, shape (n, w).
         azimuths: Functions of the azimuths of d, shape (n, functions, w).
-        angular: Weight of the sums over d, shape (atoms, w * emb_size_sbf, functions * edges b).
-        excluded: Weight of the d that is c, shape (atoms * w, emb_size_sbf, edges b).
+        angular: Weight of the sums over d, by group of atoms, shape (atoms, rows * emb_size_sbf, functions * edges b).
+        excluded: Weight of the d that is c, by group of atoms, shape (atoms * rows, emb_size_sbf, edges b).
         triangles: As in :class:`~atomcsi.models.gemnet_oc.graph.GemNetGraph`.
     """
 
@@ -61,15 +61,15 @@ class QuadrupletBasis:
     circular: Tensor
     exists: Tensor
     azimuths: Tensor
-    angular: Tensor
-    excluded: Tensor
+    angular: list[Tensor]
+    excluded: list[Tensor]
     triangles: Tensor
 
-    def twice(self, at_a: Tensor) -> Tensor:
-        """Picks what c itself sends as d, of shape (n, w, channels), shape (atoms * w, edges b, channels)."""
-        rows = to_rows(at_a, self.triangles[1])
-        blocks, _, width = self.excluded.shape
-        return to_table(rows, self.triangles[0], blocks, width)
+    def twice(self, at_a: Tensor) -> list[Tensor]:
+        """Picks what c itself sends as d from shape (n, w, channels), by group: (atoms * rows, edges b, channels)."""
+        shapes = [(len(excluded), excluded.shape[2]) for excluded in self.excluded]
+        size = sum(rows * width for rows, width in shapes)
+        return split(placed(picked(at_a.flatten(0, 1), self.triangles[1]), self.triangles[0], size), shapes)
 
 
 @dataclass(slots=True)
@@ -77,17 +77,23 @@ class PairBasis:
     """Of the interaction of atoms.
 
     Attributes:
-        radial: Basis of the distances around each atom, shape (atoms, emb_size_rbf, edges).
-        source: Atom at the other end, shape (atoms * edges,); any where there is none.
+        radial: Basis of the distances around each atom, by group of atoms, shape (atoms, emb_size_rbf, edges).
+        source: Atom at the other end, by group, shape (atoms, edges); any where there is none.
+        place: As in :class:`~atomcsi.models.gemnet_oc.graph.GemNetGraph`.
     """
 
-    radial: Tensor
-    source: Tensor
+    radial: list[Tensor]
+    source: list[Tensor]
+    place: Tensor
 
     def sums(self, sent: Tensor) -> Tensor:
-        """Sums what other atoms send, shape (atoms, channels), to shape (atoms, emb_size_rbf, channels)."""
-        radial, sent = in_compute_type(self.radial, sent)
-        return radial @ sent.index_select(0, self.source).view(len(radial), -1, sent.shape[1])
+        """Sums what other atoms send, shape (atoms, channels), to shape (atoms, emb_size_rbf * channels)."""
+        sent, *tables = in_compute_type(sent, *self.radial)
+        found = [
+            (radial @ sent.index_select(0, source.flatten()).unflatten(0, source.shape)).flatten(1)
+            for radial, source in zip(tables, self.source, strict=True)
+        ]
+        return picked(torch.cat(found), self.place)
 
 
 @dataclass(slots=True)
@@ -172,14 +178,15 @@ class Bases(nn.Module):
             found = self._compute(batch)
         for basis in (found.triplet, found.atom_edge, found.edge_atom):
             if basis is not None:
-                (basis.angular,) = in_compute_type(basis.angular)
+                basis.angular = in_compute_type(*basis.angular)
         if (quadruplet := found.quadruplet) is not None:
-            for name in ("circular", "azimuths", "angular", "excluded"):
-                setattr(quadruplet, name, in_compute_type(getattr(quadruplet, name))[0])
+            quadruplet.circular, quadruplet.azimuths = in_compute_type(quadruplet.circular, quadruplet.azimuths)
+            quadruplet.angular = in_compute_type(*quadruplet.angular)
+            quadruplet.excluded = in_compute_type(*quadruplet.excluded)
         return found
 
     def _compute(self, batch: GemNetBatch) -> BasisSet:
-        graph, natoms, switches = batch.graph, len(batch.numbers), self.switches
+        graph, switches = batch.graph, self.switches
         main = Vectors.of(graph.main, batch)
         raw = self._raw(main, graph.main, batch, self._kept(graph.main, graph.reverse))
         # One product with all weights that see main edges.
@@ -194,17 +201,16 @@ class Bases(nn.Module):
         product = linear(raw, torch.cat(list(weights.values())))
         radial = dict(zip(weights, product.split([len(w) for w in weights.values()], dim=1), strict=True))
 
-        table = to_table(main.direction, graph.main.slot, natoms, graph.main.width)
-        angles = self._angles(table, table, graph.main, graph.main, natoms)
-        weighted = self._circular(radial["angle"], graph.main, natoms) @ angles
-        found = BasisSet(main.direction, raw, radial["update"], radial["output"],
-                         TripletBasis(radial["triplet"], weighted.flatten(1, 2)))  # fmt: skip
+        tables = to_tables(main.direction, graph.main)
+        angles = self._angles(tables, tables, graph.main, graph.main)
+        triplet = TripletBasis(radial["triplet"], self._weighted(radial["angle"], graph.main, angles))
+        found = BasisSet(main.direction, raw, radial["update"], radial["output"], triplet)
         if switches.quad_interaction:
-            found.quadruplet = self._quadruplets(batch, table, radial["quadruplet"], radial["dihedral"])
+            found.quadruplet = self._quadruplets(batch, main, tables, radial["quadruplet"], radial["dihedral"])
         if graph.atom_edge is not None:
-            self._mixed_triplets(found, batch, table, radial)
+            self._mixed_triplets(found, batch, tables, radial)
         if switches.atom_interaction:
-            found.pairs = self._pairs(graph.pairs, batch)
+            found.pairs = self._pairs(batch)
         return found
 
     def _kept(self, edges: Edges, reverse: Tensor | None = None) -> Tensor | None:
@@ -227,29 +233,39 @@ class Bases(nn.Module):
         raw = self.radial(vectors.distance, cutoff)
         return raw if kept is None else raw * kept[:, None]
 
-    def _circular(self, weighted: Tensor, edges: Edges, natoms: int) -> Tensor:
-        """Table of the factors of Legendre polynomials, shape (atoms, edges, emb_size_cbf, num_spherical)."""
-        return to_table(weighted, edges.slot, natoms, edges.width).unflatten(2, (-1, self.sizes.num_spherical))
+    def _circular(self, weights: Tensor, edges: Edges) -> list[Tensor]:
+        """Factors of Legendre polynomials, by group, shape (atoms, edges, emb_size_cbf, num_spherical)."""
+        return [table.unflatten(2, (-1, self.sizes.num_spherical)) for table in to_tables(weights, edges)]
 
-    def _angles(self, out: Tensor, into: Tensor, out_edges: Edges, into_edges: Edges, natoms: int) -> Tensor:
+    def _weighted(self, weights: Tensor, edges: Edges, angles: list[Tensor]) -> list[Tensor]:
+        """C of the edges that receive; see :class:`TripletBasis`."""
+        tables = self._circular(weights, edges)
+        return [(table @ angle).flatten(1, 2) for table, angle in zip(tables, angles, strict=True)]
+
+    def _angles(self, out: list[Tensor], into: list[Tensor], out_edges: Edges, into_edges: Edges) -> list[Tensor]:
         """Legendre polynomials of angles between edges around an atom, shape (atoms, out, num_spherical, into)."""
-        mask = different(out_edges, into_edges, natoms)
-        return polynomials(cosines(out, into), self.sizes.num_spherical) * mask[:, :, None]
+        return [
+            polynomials(cosines(n, m), self.sizes.num_spherical) * mask[:, :, None]
+            for n, m, mask in zip(out, into, different(out_edges, into_edges), strict=True)
+        ]
 
-    def _mixed_triplets(self, found: BasisSet, batch: GemNetBatch, table: Tensor, radial: dict[str, Tensor]) -> None:
-        graph, natoms = batch.graph, len(batch.numbers)
-        edges = graph.atom_edge
+    def _mixed_triplets(
+        self, found: BasisSet, batch: GemNetBatch, tables: list[Tensor], radial: dict[str, Tensor]
+    ) -> None:
+        graph, edges = batch.graph, batch.graph.atom_edge
         vectors = Vectors.of(edges, batch)
         raw = self._raw(vectors, edges, batch, self._kept(edges))
-        directions = to_table(vectors.direction, edges.slot, natoms, edges.width)
-        angles = self._angles(table, directions, graph.main, edges, natoms)
+        angles = self._angles(tables, to_tables(vectors.direction, edges), graph.main, edges)
         if self.switches.atom_edge_interaction:
-            weighted = self._circular(radial["atom_edge"], graph.main, natoms) @ angles
-            found.atom_edge = TripletBasis(self.mlp_rbf_aeint(raw), weighted.flatten(1, 2))
+            weighted = self._weighted(radial["atom_edge"], graph.main, angles)
+            found.atom_edge = TripletBasis(self.mlp_rbf_aeint(raw), weighted)
         if self.switches.edge_atom_interaction:
             # The sum over edges that receive comes first: what an atom receives does not depend on them otherwise.
-            weighted = self._circular(linear(raw, _rows(self.mlp_cbf_eaint)), edges, natoms)
-            weighted = weighted.transpose(1, 2).flatten(2) @ angles.transpose(1, 3).flatten(1, 2)
+            weights = self._circular(linear(raw, _rows(self.mlp_cbf_eaint)), edges)
+            weighted = [
+                weight.transpose(1, 2).flatten(2) @ angle.transpose(1, 3).flatten(1, 2)
+                for weight, angle in zip(weights, angles, strict=True)
+            ]
             found.edge_atom = TripletBasis(radial["edge_atom"], weighted)
 
     def _dihedral_weight(self) -> Tensor:
@@ -265,53 +281,63 @@ class Bases(nn.Module):
         distinct = torch.cat([table[:, :1], table[:, 1:-1:2], table[:, -1:], table[:, :-1:2].sum(1, keepdim=True)], 1)
         return torch.einsum("ilmr,mk->iklr", weight, distinct).flatten(0, 2)
 
-    def _quadruplets(self, batch: GemNetBatch, table: Tensor, radial: Tensor, dihedral: Tensor) -> QuadrupletBasis:
-        graph, natoms, number = batch.graph, len(batch.numbers), self.sizes.num_spherical
+    def _quadruplets(
+        self, batch: GemNetBatch, vectors: Vectors, tables: list[Tensor], radial: Tensor, dihedral: Tensor
+    ) -> QuadrupletBasis:
+        graph, number = batch.graph, self.sizes.num_spherical
         main, middle = graph.main, graph.quadruplet
-        vectors = Vectors.of(middle, batch)
-        frame = perpendicular(vectors.direction)
+        between = Vectors.of(middle, batch)
+        frame = perpendicular(between.direction)
 
         # d -> b -> a
-        at_b = table[middle.source]
-        images = to_table(main.image[:, None] + 1, main.slot, natoms, main.width)[..., 0][middle.source]
+        at_b = at_sources(vectors.direction, main, middle, len(batch.numbers))
+        images = at_sources(main.image + 1, main, middle, len(batch.numbers))
         exists = (images > 0) & (images != graph.opposite_image[:, None] + 1)
-        raw = self._raw(vectors, middle, batch, self._kept(middle))
+        raw = self._raw(between, middle, batch, self._kept(middle))
         circular = linear(raw, _rows(self.mlp_cbf_qint)).unflatten(1, (-1, number))
-        abd = (at_b @ vectors.direction[:, :, None])[..., 0].clamp(-1, 1)
+        abd = (at_b @ between.direction[:, :, None])[..., 0].clamp(-1, 1)
         circular = (circular @ polynomials(abd, number)).transpose(1, 2) * exists[..., None]
         azimuths = azimuth_functions(*(at_b @ frame).unbind(-1), number)
 
         # c -> a <- b
-        middles = to_table(vectors.direction, middle.slot, natoms, middle.width)
-        frames = to_table(frame, middle.slot, natoms, middle.width)
-        angles = self._angles(table, middles, main, middle, natoms)
-        factors = to_table(dihedral, main.slot, natoms, main.width).unflatten(2, (-1, number)) @ angles
-        factors = factors.unflatten(2, (-1, number + 2))
-        x, y = (table @ frames.permute(3, 0, 2, 1)).unbind(0)
+        angles = self._angles(tables, to_tables(between.direction, middle), main, middle)
+        groups = zip(tables, to_tables(frame, middle), to_tables(dihedral, main), angles, strict=True)
+        angular, excluded = map(list, zip(*(self._dihedrals(*group) for group in groups), strict=True))
+        return QuadrupletBasis(radial, circular, exists, azimuths, angular, excluded, graph.triangles)
+
+    def _dihedrals(self, table: Tensor, frames: Tensor, weights: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the sums over d, and of the d that is c; see :class:`QuadrupletBasis`.
+
+        Args:
+            table: Directions of the edges c -> a of a group of atoms, shape (atoms, edges c, 3).
+            frames: What azimuths around the edges b -> a are measured in, shape (atoms, edges b, 3, 2).
+            weights: Those of the spherical basis, for d_ca, shape (atoms, edges c, weights).
+            angles: Legendre polynomials of the angles cab, shape (atoms, edges c, num_spherical, edges b).
+        """
+        number = self.sizes.num_spherical
+        factors = (weights.unflatten(2, (-1, number)) @ angles).unflatten(2, (-1, number + 2))
+        x, y = (table @ frames.permute(3, 0, 2, 1).flatten(3)).unbind(0)
         functions = azimuth_functions(x, y, number)
         undefined = functions[:, :, None, -1]
-        frequency = torch.arange(1, 2 * number + 1, device=table.device) // 2
-        angular = factors[:, :, :, frequency]
-        angular = torch.cat(
-            [
-                angular[:, :, :, :1] * functions[:, :, None, :1] + (factors[:, :, :, -2] * undefined)[:, :, :, None],
-                angular[:, :, :, 1:-1] * functions[:, :, None, 1:-1],
-                angular[:, :, :, -1:],
-            ],
-            dim=3,
-        )
-        excluded = torch.where(undefined > 0, factors[:, :, :, -2], factors[:, :, :, -1])
-        return QuadrupletBasis(
-            radial, circular, exists, azimuths, angular.flatten(3).flatten(1, 2), excluded.flatten(0, 1),
-            graph.triangles,
-        )  # fmt: skip
+        of_zero, of_one = factors[:, :, :, -2], factors[:, :, :, -1]
+        frequency = torch.arange(1, 2 * number, device=table.device) // 2
+        angular = torch.cat([factors[:, :, :, frequency] * functions[:, :, None, :-1], of_zero[:, :, :, None]], dim=3)
+        # Without a plane there is no azimuth, and the dihedral's cosine counts as 0 for all d.
+        angular[:, :, :, 0] += of_zero * undefined
+        excluded = torch.where(undefined > 0, of_zero, of_one)
+        return angular.flatten(3).flatten(1, 2), excluded.flatten(0, 1)
 
-    def _pairs(self, edges: Edges, batch: GemNetBatch) -> PairBasis:
-        natoms = len(batch.numbers)
+    def _pairs(self, batch: GemNetBatch) -> PairBasis:
+        edges = batch.graph.pairs
         raw = self._raw(Vectors.of(edges, batch), edges, batch, self._kept(edges))
-        radial = to_table(linear(raw, self.mlp_rbf_aint.weight), edges.slot, natoms, edges.width).transpose(1, 2)
-        source = edges.source.new_zeros(natoms * edges.width).index_copy_(0, edges.slot, edges.source)
-        return PairBasis(radial, source)
+        radial = [table.transpose(1, 2) for table in to_tables(linear(raw, self.mlp_rbf_aint.weight), edges)]
+        return PairBasis(radial, to_tables(edges.source, edges), batch.graph.place)
+
+
+def at_sources(rows: Tensor, edges: Edges, middle: Edges, natoms: int) -> Tensor:
+    """Returns the rows of the edges that point to the sources of others, shape (others, edges.width, *shape)."""
+    table = placed(rows, edges.target * edges.width + edges.rank, natoms * edges.width).unflatten(0, (natoms, -1))
+    return table.flatten(1).index_select(0, middle.source).unflatten(1, table.shape[1:])
 
 
 def _rows(projection: _Projection) -> Tensor:

@@ -28,7 +28,7 @@ from numpy.polynomial import chebyshev, legendre
 from torch import Tensor, nn
 
 from atomcsi.models.gemnet_oc.graph import Edges, GemNetBatch
-from atomcsi.models.gemnet_oc.tables import to_table
+from atomcsi.models.gemnet_oc.tables import to_tables
 
 #: Sine of the angle at a below which c, a and b count as collinear and their plane as undefined.
 _COLLINEAR = 1e-5
@@ -161,10 +161,11 @@ def cosines(out: Tensor, into: Tensor) -> Tensor:
     return (out @ into.transpose(1, 2)).clamp(-1, 1)
 
 
-def different(out: Edges, into: Edges, natoms: int) -> Tensor:
-    """Which pairs of edges around an atom come from different atoms or images, shape (atoms, n, m).
+def different(out: Edges, into: Edges) -> list[Tensor]:
+    """Which pairs of edges around an atom come from different atoms or images, by group, shape (atoms, n, m).
 
     False where a row of either table has no edge.
     """
-    n, m = (to_table(edges.image[:, None] + 1, edges.slot, natoms, edges.width)[..., 0] for edges in (out, into))
-    return (n[:, :, None] != m[:, None, :]) & (n[:, :, None] > 0) & (m[:, None, :] > 0)
+    tables = (to_tables(edges.image + 1, edges) for edges in (out, into))
+    pairs = ((n[:, :, None], m[:, None, :]) for n, m in zip(*tables, strict=True))
+    return [(n != m) & (n > 0) & (m > 0) for n, m in pairs]

@@ -117,13 +117,12 @@ class InteractionBlock(nn.Module):
 
     def forward(self, atoms: Tensor, edges: Tensor, bases: BasisSet, graph: GemNetGraph) -> tuple[Tensor, Tensor]:
         """Returns the updated embeddings of atoms, shape (atoms, features), and edges, shape (edges, features)."""
-        received = [(self.trip_interaction, self.trip_interaction(edges, bases.triplet, graph.main, graph.main))]
-        if self.quad_interaction is not None:
-            interaction = self.quad_interaction
-            received.append((interaction, interaction(edges, bases.quadruplet, graph.main, graph.quadruplet)))
-        if self.atom_edge_interaction is not None:
-            interaction, over = self.atom_edge_interaction, graph.atom_edge
-            received.append((interaction, interaction(atoms, bases.atom_edge, over, graph.main, over.source)))
+        main, over = graph.main, graph.atom_edge
+        received = [(self.trip_interaction, self.trip_interaction(edges, bases.triplet, main, out=main))]
+        if (interaction := self.quad_interaction) is not None:
+            received.append((interaction, interaction(edges, bases.quadruplet, main, graph.quadruplet, len(atoms))))
+        if (interaction := self.atom_edge_interaction) is not None:
+            received.append((interaction, interaction(atoms, bases.atom_edge, over, out=main, source=over.source)))
         updates = [
             part
             for interaction, result in received
@@ -132,9 +131,8 @@ class InteractionBlock(nn.Module):
         update = merge(edges, self.dense_ca.weight, graph.reverse, *updates) * self._edge_terms**-0.5
 
         sums = [atoms]
-        if self.edge_atom_interaction is not None:
-            interaction = self.edge_atom_interaction
-            sums.append(interaction.up_projection_ca(interaction(edges, bases.edge_atom, graph.main, None)))
+        if (interaction := self.edge_atom_interaction) is not None:
+            sums.append(interaction.up_projection_ca(interaction(edges, bases.edge_atom, main, place=graph.place)))
         if self.atom_interaction is not None:
             sums.append(self.atom_interaction(atoms, bases.pairs))
         atoms = sum(sums) * self._atom_terms**-0.5
@@ -145,5 +143,5 @@ class InteractionBlock(nn.Module):
         atoms = self.atom_emb_layers(atoms)
         atoms = (atoms + self.atom_update(edges, bases.update, graph, len(atoms))) * _INV_SQRT_2
 
-        embedded = self.residual_m(self.concat_layer(atoms, edges, graph.main.source, graph.main.target))
+        embedded = self.residual_m(self.concat_layer(atoms, edges, main.source, main.target))
         return atoms, (edges + embedded).mul_(_INV_SQRT_2)

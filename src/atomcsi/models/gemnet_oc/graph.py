@@ -29,6 +29,8 @@ from atomcsi.structure_batch import StructureBatch
 NeighborRule = Literal["fairchem", "jmp", "order-free"]
 #: Digits behind the point, in Angstrom, by which distances differ that are not equal.
 _DIGITS = 6
+#: Tables, at most, that atoms are distributed to by their number of edges.
+_GROUPS = 4
 #: Neighbours at the limit's distance, up to this in Angstrom, are all kept by the rule "order-free".
 _TIE = 1e-3
 
@@ -43,16 +45,21 @@ class Edges:
         shift: What must be added to the source's position for its image that is meant, in Angstrom, shape (edges, 3).
         image: A number that says which image of which atom the source is, shape (edges,), equal in all edges of a
             batch for the same image relative to the target's own cell.
-        slot: Row of each edge in a table of ``width`` rows per target atom, shape (edges,).
+        rank: Position of each edge among those of its target, shape (edges,).
         width: Largest number of edges that point to one atom, at least 1.
+        slot: Row of each edge in the tables of all groups of atoms, one after the other, shape (edges,); see
+            :mod:`~atomcsi.models.gemnet_oc.tables`.
+        shapes: Atoms, and rows for each of them, of each group's table.
     """
 
     source: Tensor
     target: Tensor
     shift: Tensor
     image: Tensor
-    slot: Tensor
+    rank: Tensor
     width: int
+    slot: Tensor
+    shapes: tuple[tuple[int, int], ...]
 
     def __len__(self) -> int:
         """Number of edges."""
@@ -67,18 +74,20 @@ class GemNetGraph:
         main: Edges with embeddings, each with its opposite.
         reverse: Position of each main edge's opposite, shape (edges,).
         cutoff: Reach of each structure's graph in Angstrom, shape (structures,).
+        place: Where each atom is in the order of the tables, shape (atoms,).
         atom_edge: Edges over which atoms send to edges and edges to atoms; None if none do.
         quadruplet: Edges b -> a in the middle of quadruplets c -> a <- b <- d; None without quadruplets.
         opposite_image: ``image`` of the opposite a -> b of each of them, shape (quadruplet edges,).
         triangles: Pairs c -> a, b -> a whose c is also a d, shape (2, triangles): place of the pair among all pairs
-            of slots of main edges and slots of quadruplet edges at the same atom; place of d among all pairs of
-            quadruplet edges and slots of main edges at their source.
+            of rows of main edges and rows of quadruplet edges in the tables of the same atom; place of d among all
+            pairs of quadruplet edges and ``main.width`` ranks at their source.
         pairs: Edges over which atoms send to atoms; None if they do not.
     """
 
     main: Edges
     reverse: Tensor
     cutoff: Tensor
+    place: Tensor
     atom_edge: Edges | None
     quadruplet: Edges | None
     opposite_image: Tensor | None
@@ -156,6 +165,11 @@ def build_graph(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Grap
         return found.nearest(share, ties=settings.neighbor_rule == "order-free")
 
     main, reverse = _symmetric(nearest(settings.max_neighbors), settings.neighbor_rule)
+    groups = _Groups.of(main, natoms)
+
+    def edges(arrays: _Arrays) -> Edges:
+        return arrays.edges(batch, groups)
+
     uses_atom_edges = settings.switches.atom_edge_interaction or settings.switches.edge_atom_interaction
     quadruplet = opposite = triangles = None
     if settings.switches.quad_interaction:
@@ -163,20 +177,19 @@ def build_graph(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Grap
         middle = nearest(settings.max_neighbors_qint)
         middle = middle[wanted[middle.source] | wanted[middle.target]].by_image()
         opposite = middle.image_of(middle.target, -middle.offset)
-        triangles = _triangles(main, middle, natoms)
-        quadruplet = middle.edges(batch, natoms)
+        triangles = _triangles(main, middle, groups)
+        quadruplet = edges(middle)
     device = batch.positions.device
     graph = GemNetGraph(
-        main=main.edges(batch, natoms),
+        main=edges(main),
         reverse=torch.from_numpy(reverse),
         cutoff=torch.as_tensor(limits.cutoff, dtype=batch.positions.dtype),
-        atom_edge=nearest(settings.max_neighbors_aeaint).by_image().edges(batch, natoms) if uses_atom_edges else None,
+        place=torch.from_numpy(groups.place),
+        atom_edge=edges(nearest(settings.max_neighbors_aeaint).by_image()) if uses_atom_edges else None,
         quadruplet=quadruplet,
         opposite_image=None if opposite is None else torch.from_numpy(opposite),
         triangles=None if triangles is None else torch.from_numpy(triangles),
-        pairs=nearest(settings.max_neighbors_aint).by_image().edges(batch, natoms)
-        if settings.switches.atom_interaction
-        else None,
+        pairs=edges(nearest(settings.max_neighbors_aint).by_image()) if settings.switches.atom_interaction else None,
     )
     return graph.to(device)
 
@@ -242,20 +255,24 @@ class _Arrays:
         count = np.bincount(self.target, minlength=len(limit))
         if (count <= limit).all():
             return self
-        first = np.cumsum(count) - count
-        rank = np.arange(len(self.target)) - first[self.target]
         if not ties:
-            return self[rank < limit[self.target]]
-        full = count > limit
+            return self[self.rank < limit[self.target]]
+        full, first = count > limit, np.cumsum(count) - count
         reach = np.full(len(limit), np.inf)
         reach[full] = self.distance[(first + limit - 1)[full]] + _TIE
         return self[self.distance <= reach[self.target]]
 
-    def edges(self, batch: AtomBatch, natoms: int) -> Edges:
-        count = np.bincount(self.target, minlength=natoms)
-        first = np.cumsum(count) - count
-        width = int(count.max(initial=1))
-        slot = self.target * width + np.arange(len(self.target)) - first[self.target]
+    @property
+    def rank(self) -> np.ndarray:
+        """Position of each edge among those of its target."""
+        count = np.bincount(self.target)
+        return np.arange(len(self.target)) - (np.cumsum(count) - count)[self.target]
+
+    def edges(self, batch: AtomBatch, groups: _Groups) -> Edges:
+        """These edges as tensors, with their slots in the tables of the groups."""
+        widths, rank = groups.widths(self), self.rank
+        shapes = tuple(zip(groups.sizes.tolist(), widths.tolist(), strict=True))
+        slot = groups.starts(widths)[self.target] + rank
         cell = batch.cell.double().cpu().numpy()[batch.index.cpu().numpy()[self.target]]
         shift = np.einsum("ei,eij->ej", self.offset.astype(float), cell)
         return Edges(
@@ -263,9 +280,52 @@ class _Arrays:
             target=torch.from_numpy(self.target),
             shift=torch.as_tensor(shift, dtype=batch.positions.dtype),
             image=torch.from_numpy(self.image),
+            rank=torch.from_numpy(rank),
+            width=int(widths.max()),
             slot=torch.from_numpy(slot),
-            width=width,
+            shapes=shapes,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Atoms with about as many main edges, for tables of about as many rows.
+
+    Attributes:
+        group: Of each atom, shape (atoms,).
+        place: Of each atom in the order of the groups, shape (atoms,).
+        sizes: Atoms of each group.
+    """
+
+    group: np.ndarray
+    place: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, main: _Arrays, natoms: int) -> _Groups:
+        """Cuts the atoms, in the order of their numbers of edges, into groups of the same size, or fewer groups."""
+        count = np.bincount(main.target, minlength=natoms)
+        order = np.argsort(count, kind="stable")
+        parts = np.array_split(order, min(_GROUPS, natoms))
+        # Groups as wide as the one before them are its continuation.
+        group_of_part = np.cumsum(np.diff([count[part[-1]] for part in parts], prepend=-1) > 0) - 1
+        group, place = np.empty(natoms, int), np.empty(natoms, int)
+        group[order] = np.repeat(group_of_part, [len(part) for part in parts])
+        place[order] = np.arange(natoms)
+        return cls(group, place, np.bincount(group))
+
+    def widths(self, edges: _Arrays) -> np.ndarray:
+        """Largest number of edges that point to an atom, at least 1, by group."""
+        count = np.bincount(edges.target, minlength=len(self.group))
+        widths = np.ones(len(self.sizes), int)
+        np.maximum.at(widths, self.group, count)
+        return widths
+
+    def starts(self, rows: np.ndarray) -> np.ndarray:
+        """Where each atom's rows begin, given how many rows each atom of a group has."""
+        first_atom = np.cumsum(self.sizes) - self.sizes
+        first_row = np.cumsum(self.sizes * rows) - self.sizes * rows
+        return first_row[self.group] + (self.place - first_atom[self.group]) * rows[self.group]
 
 
 def _candidates(batch: AtomBatch, cutoff: np.ndarray) -> _Arrays:
@@ -327,23 +387,24 @@ def _symmetric(nearest: _Arrays, rule: NeighborRule) -> tuple[_Arrays, np.ndarra
     return edges[order], place[(order + half) % (2 * half)]
 
 
-def _triangles(main: _Arrays, middle: _Arrays, natoms: int) -> np.ndarray:
+def _triangles(main: _Arrays, middle: _Arrays, groups: _Groups) -> np.ndarray:
     """Finds the edges d -> b among the main edges that start at c, for each pair c -> a, b -> a; see GemNetGraph."""
-    count, number = (np.bincount(edges.target, minlength=natoms) for edges in (main, middle))
-    first, width = np.cumsum(count) - count, int(count.max(initial=1))
+    natoms = len(groups.group)
+    count = np.bincount(main.target, minlength=natoms)
+    first = np.cumsum(count) - count
     # All pairs: a quadruplet edge b -> a with each main edge c -> a of its target.
     repeats = count[middle.target]
     edge = np.repeat(np.arange(len(repeats)), repeats)
     row = np.arange(len(edge)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-    c_to_a = first[middle.target][edge] + row
+    a, b = middle.target[edge], middle.source[edge]
+    c_to_a = first[a] + row
     # c as b sees it.
-    b = middle.source[edge]
     image = main.image_of(main.source[c_to_a], main.offset[c_to_a] - middle.offset[edge])
     # Main edges are in the order of these keys.
     span = main.base**3 * natoms
     keys, wanted = main.target * span + main.image, b * span + image
     place = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
     found = keys[place] == wanted
-    rank = np.arange(len(repeats)) - (np.cumsum(number) - number)[middle.target]
-    pair = (middle.target[edge] * width + row) * int(number.max(initial=1)) + rank[edge]
-    return np.stack([pair[found], (edge * width + place - first[b])[found]])
+    width, depth = groups.widths(main), groups.widths(middle)
+    pair = groups.starts(width * depth)[a] + row * depth[groups.group[a]] + middle.rank[edge]
+    return np.stack([pair[found], (edge * width.max() + place - first[b])[found]])

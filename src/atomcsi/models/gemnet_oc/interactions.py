@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from atomcsi.models.gemnet_oc.bases import PairBasis, QuadrupletBasis, TripletBasis
+from atomcsi.models.gemnet_oc.bases import PairBasis, QuadrupletBasis, TripletBasis, at_sources
 from atomcsi.models.gemnet_oc.fused import in_compute_type, linear, message
 from atomcsi.models.gemnet_oc.graph import Edges
 from atomcsi.models.gemnet_oc.layers import Dense, Scale
-from atomcsi.models.gemnet_oc.tables import to_rows, to_table
+from atomcsi.models.gemnet_oc.tables import picked, to_rows, to_tables
 
 
 class _Messages(nn.Module):
@@ -65,7 +65,14 @@ class TripletInteraction(_Messages):
             self.up_projection_ac = Dense(channels_out, outputs, activation=True)
 
     def forward(
-        self, x: Tensor, basis: TripletBasis, into: Edges, out: Edges | None, source: Tensor | None = None
+        self,
+        x: Tensor,
+        basis: TripletBasis,
+        into: Edges,
+        *,
+        out: Edges | None = None,
+        place: Tensor | None = None,
+        source: Tensor | None = None,
     ) -> Tensor:
         """Returns what is received before it is projected up.
 
@@ -74,15 +81,15 @@ class TripletInteraction(_Messages):
             basis: Made for these edges.
             into: Edges that send, or that atoms send over.
             out: Edges that receive; None if atoms do.
+            place: Where each atom is in the order of the tables, if atoms receive.
             source: Atom that sends over each edge; None if edges send.
 
         Returns:
             Shape (edges, channels_out) or (atoms, channels_out).
         """
         sent = self.send(x, self.dense_ba, basis.radial, source)
-        table = to_table(sent, into.slot, len(basis.angular), into.width)
-        received = self.mlp_cbf(basis.angular, table)
-        received = received[:, 0] if out is None else to_rows(received, out.slot)
+        received = [self.mlp_cbf(*group) for group in zip(basis.angular, to_tables(sent, into), strict=True)]
+        received = picked(torch.cat(received)[:, 0], place) if out is None else to_rows(received, out)
         if self.scale_cbf_sum.fitting:
             self.scale_cbf_sum.fit(received, sent)
         return received * self.scale_cbf_sum.scale_factor
@@ -110,12 +117,10 @@ class QuadrupletInteraction(_Messages):
         self.up_projection_ca = Dense(channels_out, edge, activation=True)
         self.up_projection_ac = Dense(channels_out, edge, activation=True)
 
-    def forward(self, x: Tensor, basis: QuadrupletBasis, main: Edges, middle: Edges) -> Tensor:
+    def forward(self, x: Tensor, basis: QuadrupletBasis, main: Edges, middle: Edges, natoms: int) -> Tensor:
         """Returns what edges receive before it is projected up, shape (edges, channels_out)."""
-        natoms = len(basis.angular)
         sent = self.send(x, self.dense_db, basis.radial)
-        table = to_table(sent, main.slot, natoms, main.width).flatten(1)
-        at_b = table.index_select(0, middle.source).view(len(middle), main.width, sent.shape[1])
+        at_b = at_sources(sent, main, middle, natoms)
         if self.scale_cbf.fitting:
             rows = basis.exists
             self.scale_cbf.fit((at_b * (basis.circular @ self.mlp_cbf.weight.T))[rows], at_b[rows])
@@ -123,9 +128,9 @@ class QuadrupletInteraction(_Messages):
         circular = linear(basis.circular.flatten(0, 1), weight).view_as(at_b)
         # Rows of edges d -> b that do not belong to a quadruplet are zero in the circular basis.
         at_a = circular.mul_(at_b)
-        table = to_table(basis.azimuths @ at_a, middle.slot, natoms, middle.width).transpose(1, 2).flatten(1, 2)
-        received = self.mlp_sbf(basis.angular, table, basis.excluded, basis.twice(at_a))
-        received = to_rows(received, main.slot)
+        tables = [table.transpose(1, 2).flatten(1, 2) for table in to_tables(basis.azimuths @ at_a, middle)]
+        groups = zip(basis.angular, tables, basis.excluded, basis.twice(at_a), strict=True)
+        received = to_rows([self.mlp_sbf(*group) for group in groups], main)
         if self.scale_sbf_sum.fitting:
             self.scale_sbf_sum.fit(received, at_a[basis.exists])
         return received * self.scale_sbf_sum.scale_factor
@@ -151,7 +156,7 @@ class PairInteraction(nn.Module):
     def forward(self, atoms: Tensor, basis: PairBasis) -> Tensor:
         """Returns the update of the atoms, shape (atoms, features)."""
         sent = self.down_projection(atoms)
-        received = self.bilinear(basis.sums(sent).flatten(1))
+        received = self.bilinear(basis.sums(sent))
         if self.scale_rbf_sum.fitting:
             self.scale_rbf_sum.fit(received, sent)
         return self.up_projection(received * self.scale_rbf_sum.scale_factor)

@@ -1,15 +1,22 @@
 """Rows of edges as tables of one block of rows per atom, and back.
 
+Atoms have different numbers of edges, and a table is as wide as the largest. So that little of it is empty, atoms are
+sorted by their number of edges and cut into a few groups, each with a table of its own.
+
 Each edge has one slot, so that both ways are copies, and the gradient of each is the other: no sums, which are slow,
 as in the gradient of PyTorch's indexing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
+
+from atomcsi.models.gemnet_oc.graph import Edges
 
 
 class _ToTable(Function):
@@ -37,31 +44,27 @@ class _ToRows(Function):
         return _ToTable.apply(gradient, slot, ctx.size), None
 
 
-def to_table(rows: Tensor, slot: Tensor, blocks: int, width: int) -> Tensor:
-    """Returns rows, shape (edges, *shape), in their slots of zeros, shape (blocks, width, *shape)."""
-    if len(rows) == blocks * width:  # every slot is taken, in order
-        return rows.reshape(blocks, width, *rows.shape[1:])
-    return _ToTable.apply(rows, slot, blocks * width).view(blocks, width, *rows.shape[1:])
+def placed(rows: Tensor, slot: Tensor, size: int) -> Tensor:
+    """Returns rows, shape (edges, *shape), at their slots of zeros, shape (size, *shape)."""
+    return _ToTable.apply(rows, slot, size)
 
 
-def to_rows(table: Tensor, slot: Tensor) -> Tensor:
-    """Returns what is in the slots of a table, shape (blocks, width, *shape), as rows, shape (edges, *shape)."""
-    flat = table.reshape(-1, *table.shape[2:])
-    return flat if len(slot) == len(flat) else _ToRows.apply(flat, slot)
+def picked(table: Tensor, slot: Tensor) -> Tensor:
+    """Returns what is in slots of a flat table, shape (size, *shape), no slot twice, shape (edges, *shape)."""
+    return _ToRows.apply(table, slot)
 
 
-def swap(rows: Tensor, opposite: Tensor) -> Tensor:
-    """Returns the row of each edge's opposite; the gradient's is the same permutation."""
-    return _Swap.apply(rows, opposite)
+def split(flat: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Returns a flat table, shape (size, *shape), as blocks of shape (atoms, width, *shape)."""
+    parts = flat.split([atoms * width for atoms, width in shapes])
+    return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-class _Swap(Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, opposite: Tensor) -> Tensor:
-        ctx.save_for_backward(opposite)
-        return rows.index_select(0, opposite)
+def to_tables(rows: Tensor, edges: Edges) -> list[Tensor]:
+    """Returns rows, shape (edges, *shape), as one table per group of atoms, shape (atoms, width, *shape)."""
+    return split(placed(rows, edges.slot, sum(atoms * width for atoms, width in edges.shapes)), edges.shapes)
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (opposite,) = ctx.saved_tensors
-        return _Swap.apply(gradient, opposite), None
+
+def to_rows(tables: Sequence[Tensor], edges: Edges) -> Tensor:
+    """Returns what is in the slots of tables, the reverse of :func:`to_tables`."""
+    return picked(torch.cat([table.flatten(0, 1) for table in tables]), edges.slot)
