@@ -231,12 +231,12 @@ class TestAgainstFairchem:
                 expected = heads(theirs, theirs(members, dtype), batch.index)
             assert max(largest_error(*both) for both in zip(found, expected, strict=True)) < tolerance
 
-    # Seen: 5e-6 and 1e-12.
+    # Seen: 5e-6 of GemNet-OC-S in float32, 2e-12 of the tiny one in float64.
     @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
     def test_gradients_of_the_loss(self, published, dtype, tolerance):
-        theirs, model = published
+        """By every weight."""
+        theirs, model = copy.deepcopy(published) if dtype == torch.float32 else pair(**TINY)
         members = make_molecules(1) + make_slabs(1)
-        model = copy.deepcopy(model).to(dtype)
         batch = batch_of(model, members, dtype)
         loss(*heads(theirs, model(batch), batch.index)).backward()
         theirs.model.zero_grad()  # of the heads, which are shared

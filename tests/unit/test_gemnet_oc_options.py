@@ -89,24 +89,17 @@ def assert_close(found, expected, tolerance=ROUNDING):
 class TestGraphsOfDatasets:
     def test_a_batch_equals_models_with_these_cutoffs(self, ethanol, slab):
         """Molecules at 8 Angstrom and slabs at 12 in one batch, against one model for each."""
-        graphs = [Graph(cutoff=8.0, max_neighbors=12), Graph(cutoff=12.0, max_neighbors=20)]
-        model = make_model(cutoff=10.0, basis_cutoff=12.0, max_neighbors=30)
-        both = replace(StructureBatch.of([slab, ethanol, slab]), dataset=np.array([1, 0, 1]))
+        graphs = [Graph(cutoff=8.0, max_neighbors=12), Graph(cutoff=12.0, max_neighbors=30)]
+        model = make_model(cutoff=10.0, basis_cutoff=12.0)
+        both = replace(StructureBatch.of([slab, ethanol]), dataset=np.array([1, 0]))
         found = model(batch_of(model, both, graphs))
-        of_atoms, of_edges = found.node.split([14, 9, 14]), found.edge()
-        position = 0
-        for features, member, graph in zip(
-            of_atoms, (slab, ethanol, slab), [graphs[i] for i in (1, 0, 1)], strict=True
-        ):
-            limits = {name: graph.max_neighbors * size // 30 for name, size in
-                      (("max_neighbors", 30), ("max_neighbors_qint", 8), ("max_neighbors_aeaint", 20))}  # fmt: skip
-            alone = make_model(cutoff=graph.cutoff, basis_cutoff=12.0, **limits)
-            expected = alone(batch_of(alone, [member]))
-            assert_close(features, expected.node)
-            edges = expected.edge()
-            assert_close(of_edges[position : position + len(edges)], edges)
-            position += len(edges)
-        assert position == len(of_edges)
+        # Other limits are 8/30 and 20/30 of the first one.
+        of_molecules = make_model(cutoff=8.0, basis_cutoff=12.0,
+                                  max_neighbors=12, max_neighbors_qint=3, max_neighbors_aeaint=8)  # fmt: skip
+        of_slabs = make_model(cutoff=12.0)
+        expected = [of_slabs(batch_of(of_slabs, [slab])), of_molecules(batch_of(of_molecules, [ethanol]))]
+        assert_close(found.node, torch.cat([features.node for features in expected]))
+        assert_close(found.edge(), torch.cat([features.edge() for features in expected]))
 
     def test_molecules_may_have_a_cutoff_of_their_own(self, ethanol, slab):
         model, of_molecules = make_model(molecule_cutoff=8.0), make_model(cutoff=8.0, basis_cutoff=12.0)
