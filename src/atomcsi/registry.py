@@ -48,7 +48,7 @@ DISTANCES = {
 BACKBONES = {
     "dimenet-plus-plus": "atomcsi.models.dimenet_plus_plus:DimeNetPlusPlus@1",
     "equiformer-v2": "atomcsi.models.equiformer_v2:EquiformerV2@1",
-    "gemnet-oc": "atomcsi.models.gemnet_oc.model:GemNetOC@2",
+    "gemnet-oc": "atomcsi.models.gemnet_oc.model:GemNetOC@3",
     "painn": "atomcsi.models.painn:PaiNN@1",
     "schnet": "atomcsi.models.schnet:SchNet@1",
 }
