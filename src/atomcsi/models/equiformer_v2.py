@@ -13,8 +13,8 @@ from torch import Tensor
 
 from atomcsi.catalogue import Graph
 from atomcsi.errors import AtomcsiError, InputError
-from atomcsi.extractors.checkpoints import load_weights, read_checkpoint
 from atomcsi.models.base import Backbone, Features
+from atomcsi.models.checkpoints import load_weights, read_checkpoint
 from atomcsi.models.edges import EdgeBatch, EdgeCollate, EdgeReadout
 from atomcsi.models.fairchem import FairchemBatch, require_edges  # before fairchem's own modules
 from atomcsi.structure import MAX_ATOMIC_NUMBER

@@ -14,9 +14,9 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from atomcsi.catalogue import Graph
-from atomcsi.extractors.checkpoints import load_weights
 from atomcsi.models.base import Backbone, Features
 from atomcsi.models.batch import AtomBatch, join
+from atomcsi.models.checkpoints import load_weights
 from atomcsi.models.gemnet_oc.bases import Bases
 from atomcsi.models.gemnet_oc.blocks import InteractionBlock, OutputBlock
 from atomcsi.models.gemnet_oc.graph import GemNetBatch, GemNetCollate, GraphSettings, NeighborRule, build_graph
