@@ -1,4 +1,4 @@
-"""Checkpoints that others published with PyTorch: read without running what they hold, and loaded in full or not at all."""
+"""Published checkpoints of PyTorch: read without running what they hold, and loaded in full or not at all."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class Loaders(pl.LightningDataModule):
 
     def batches(self, **share: int) -> Batches:
         """Returns the steps of the training, or a share; see :class:`~atomcsi.training.loading.Batches`."""
-        return Batches(self._structures.natoms, self._settings, epochs=self._settings.epochs, seed=self._seed, **share)
+        return Batches.of(self._structures, self._settings, epochs=self._settings.epochs, seed=self._seed, **share)
 
     def first(self, structures: int) -> AtomBatch:
         """Returns the first structures of the training as one batch."""
@@ -176,7 +176,7 @@ class Loaders(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[LoadedBatch]:
         """This process's share of the validation structures."""
-        batches = Batches(self._validation.natoms, self._settings, **self._share())
+        batches = Batches.of(self._validation, self._settings, **self._share())
         return loader(self._validation, batches, collate=self._collate, workers=self._execution.workers)
 
     def _share(self) -> dict[str, int]:
