@@ -1,32 +1,24 @@
 import copy
 import importlib.util
 import itertools
-import logging
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 from ase.geometry import wrap_positions
-from scipy.spatial.transform import Rotation
 
-from atomcsi.errors import AtomcsiError, ConfigError
+from atomcsi.errors import ConfigError
 from atomcsi.models import torch_extras
 from atomcsi.models.batch import AtomBatch, collate, join, periodic_cells
-from atomcsi.models.gemnet_oc import GemNetOC, Scale
+from atomcsi.models.gemnet_oc import GemNetOC
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.structure import Structure
 from atomcsi.structure_batch import StructureBatch
 
-# isort: split
-from fairchem.core.models.gemnet_oc.gemnet_oc import GemNetOCBackbone
-
-BACKBONES = Path(__file__).parents[2] / "config" / "backbones"
-#: All interactions, small, and no cap on neighbours: with one, results depend on the order of the atoms.
+#: Small, with all interactions.
 SETTINGS = {
     "num_blocks": 2,
     "emb_size_atom": 24,
@@ -44,9 +36,6 @@ SETTINGS = {
     "max_neighbors_qint": 1000,
     "max_neighbors_aeaint": 1000,
 }
-#: Relative to the largest entry. float32 resolves 6e-8, and about 100 operations follow each other in the network;
-#: 2e-6 was seen. An edge lost, or a vector not rotated, shows at 1e-2 and above.
-FLOAT32 = 2e-5
 
 
 def structure(atoms, tags=None, name="x"):
@@ -119,10 +108,6 @@ def predict(potential, structures):
     with torch.no_grad():
         found = potential(batch(structures))
     return found.energy.numpy(), found.forces.numpy()
-
-
-def assert_close(found, expected):
-    np.testing.assert_allclose(found, expected, rtol=0, atol=FLOAT32 * np.abs(expected).max())
 
 
 class TestTorchExtras:
@@ -246,155 +231,15 @@ def assert_equal_batches(found: AtomBatch, expected: AtomBatch):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0, equal_nan=True)
 
 
-class TestGemNetOC:
-    def test_equals_fairchem(self, potential, ethanol, slab):
-        """Same weights in fairchem's own class, called with its own kind of batch."""
-        from torch_geometric.data import Batch, Data
-
-        ours = potential.backbone
-        theirs = GemNetOCBackbone(
-            **SETTINGS,
-            emb_size_rbf=16,
-            emb_size_cbf=16,
-            emb_size_sbf=32,
-            num_before_skip=2,
-            num_after_skip=2,
-            num_concat=1,
-            num_atom=3,
-            num_output_afteratom=3,
-            max_neighbors_aint=1000,
-            quad_interaction=True,
-            atom_edge_interaction=True,
-            edge_atom_interaction=True,
-            atom_interaction=True,
-            sbf={"name": "legendre_outer"},
-            num_elements=118,
-            direct_forces=True,
-            otf_graph=True,
-        )
-        state = {name.removeprefix("blocks."): value for name, value in ours.state_dict().items()}
-        missing, unexpected = theirs.load_state_dict(state, strict=False)
-        assert not unexpected
-        assert all(name.startswith("out_") and "blocks" not in name for name in missing)
-        mixed = batch([ethanol, slab])
-        data = [
-            Data(
-                pos=mixed.positions[own],
-                cell=mixed.cell[i][None],
-                atomic_numbers=mixed.numbers[own],
-                natoms=mixed.natoms[i],
-                tags=mixed.tags[own],
-            )
-            for i in range(2)
-            if (own := mixed.index == i) is not None
-        ]
-        with torch.no_grad():
-            features, expected = ours(mixed), theirs(Batch.from_data_list(data))
-        assert_close(features.node.numpy(), torch.cat(expected["xs_E"], -1).numpy())
-        assert_close(features.edge.numpy(), torch.cat(expected["xs_F"], -1).numpy())
-
-    def test_directions_are_unit_vectors_towards_the_target(self, potential):
-        pair = structure(Atoms("HO", positions=[[0, 0, 0], [0, 0, 1.0]]))
-        features = potential.backbone(batch([pair]))
-        assert features.edge_target.tolist() == [1, 0]
-        assert features.edge_direction.tolist() == [[0, 0, 1], [0, 0, -1]]
-
-    def test_scales_give_their_outputs_the_variance_of_their_references(self, ethanol, slab):
-        torch.manual_seed(1)
-        backbone = GemNetOC(**SETTINGS)
-        data = [batch([ethanol]), batch([slab])]
-        scales = [module for module in backbone.modules() if isinstance(module, Scale)]
-        scales[0].scale_factor.fill_(7.0)  # what was fitted before must not matter
-        backbone.fit_scales(data)
-        seen = []
-
-        def observe(module, args, kwargs, output):
-            seen.append((output.var(0).mean(), kwargs["ref"].var(0).mean()))
-
-        for scale in scales:
-            scale.register_forward_hook(observe, with_kwargs=True)
-        with torch.no_grad():
-            backbone(join(data))
-        outputs, references = torch.tensor(seen).T
-        assert len(seen) == len(scales) == 2 * 11 + 3 * 2  # per block 11, per output block 2 (design of GemNet-OC)
-        torch.testing.assert_close(outputs, references, rtol=1e-4, atol=0)
-        assert len({float(scale.scale_factor) for scale in scales}) == len(scales)
-
-    def test_scales_that_cannot_be_fitted_are_reported(self, water):
-        with pytest.raises(AtomcsiError, match="do not vary"):  # three atoms form no quadruplets
-            GemNetOC(**SETTINGS).fit_scales([batch([water])])
-
-    def test_isolated_atoms(self, potential, water):
-        atom = structure(Atoms("H"))
-        with pytest.raises(AtomcsiError, match="isolated"):
-            potential(batch([atom, atom]))
-        energy, forces = predict(potential, [atom, water])
-        assert np.isfinite(energy).all()
-        assert np.array_equal(forces[0], np.zeros(3))
-        assert_close(energy[1:], predict(potential, [water])[0])
-
-    def test_is_quiet(self, capfd, caplog):
-        handlers = list(logging.getLogger().handlers)
-        backbone = GemNetOC(**SETTINGS)
-        backbone(batch([structure(molecule("CH4")), structure(Atoms("H"))]))
-        assert capfd.readouterr() == ("", "")
-        assert not caplog.records
-        assert logging.getLogger().handlers == handlers
-
-
 class TestPotential:
-    def test_rotation(self, potential, ethanol, slab):
-        rotation = Rotation.random(rng=np.random.default_rng(0)).as_matrix()
-        energy, forces = predict(potential, [ethanol, slab])
-        for each in (ethanol, slab):
-            each.positions = each.positions @ rotation.T
-        slab.cell = slab.cell @ rotation.T
-        found = predict(potential, [ethanol, slab])
-        assert_close(found[0], energy)
-        assert_close(found[1], forces @ rotation.T)
-
-    def test_translation_also_by_lattice_vectors(self, potential, ethanol, slab):
-        energy, forces = predict(potential, [ethanol, slab])
-        for each in (ethanol, slab):
-            each.positions = each.positions + np.array([0.3, -1.2, 2.5])
-        slab.positions[::2] += slab.cell[0] - 2 * slab.cell[1]
-        found = predict(potential, [ethanol, slab])
-        assert_close(found[0], energy)
-        assert_close(found[1], forces)
-
-    def test_permutation(self, potential, slab):
-        order = np.random.default_rng(0).permutation(len(slab))
-        energy, forces = predict(potential, [slab])
-        slab.numbers, slab.positions, slab.tags = slab.numbers[order], slab.positions[order], slab.tags[order]
-        found = predict(potential, [slab])
-        assert_close(found[0], energy)
-        assert_close(found[1], forces[order])
-
-    def test_a_batch_of_molecules_and_slabs_equals_them_singly(self, potential, ethanol, water, slab):
-        layer = structure(
-            rattled(Atoms("Cu2", positions=[[0, 0, 0], [1.3, 1.3, 1.8]], cell=[2.6, 2.6, 1.0], pbc=[1, 1, 0]))
-        )
-        members = [ethanol, slab, layer, water]
-        energy, forces = predict(potential, members)
-        singly = [predict(potential, [member]) for member in members]
-        assert_close(energy, np.concatenate([single[0] for single in singly]))
-        assert_close(forces, np.concatenate([single[1] for single in singly]))
-
-    def test_state_dict_in_a_fresh_model_gives_the_same(self, potential, ethanol, water, slab):
+    def test_state_dict_in_a_fresh_model_gives_the_same(self, potential, ethanol, slab):
         torch.manual_seed(5)
         fresh = Potential(GemNetOC(**SETTINGS)).eval()
         fresh.backbone.fit_scales([batch([slab])])  # other scale factors than those to be loaded
         fresh.load_state_dict(potential.state_dict())
         for other in (fresh, copy.deepcopy(potential)):
-            for found, expected in zip(
-                predict(other, [ethanol, water]), predict(potential, [ethanol, water]), strict=True
-            ):
+            for found, expected in zip(predict(other, [ethanol]), predict(potential, [ethanol]), strict=True):
                 assert np.array_equal(found, expected)
-
-    def test_every_parameter_learns(self, potential, ethanol, slab):
-        found = potential(batch([ethanol, slab]))
-        (found.energy.sum() + found.forces.square().sum()).backward()
-        assert not [name for name, parameter in potential.named_parameters() if parameter.grad is None]
 
     def test_heads(self, potential, water):
         energy_only = Potential(potential.backbone, heads=("energy",))(batch([water]))
@@ -413,18 +258,6 @@ class TestPotential:
 
 
 class TestBuildBackbone:
-    def test_config_files(self):
-        for name in ("gemnet-oc-tiny", "gemnet-oc-s"):
-            content = yaml.safe_load((BACKBONES / f"{name}.yaml").read_text())
-            assert set(content) == {"implementation", "settings"}
-            backbone = build_backbone(content)
-            if name == "gemnet-oc-s":
-                # Sizes: paper.md section 1. 54 scale factors: 11 in each of 4 blocks, 2 in each of 5 output blocks.
-                assert (backbone.node_dim, backbone.edge_dim, backbone.cutoff) == (5 * 256, 5 * 512, 12.0)
-                assert sum(isinstance(module, Scale) for module in backbone.modules()) == 54
-            else:
-                assert sum(parameter.numel() for parameter in backbone.parameters()) < 200_000
-
     def test_unknown_setting(self):
         with pytest.raises(ConfigError, match="unknown setting 'num_block' of gemnet-oc; did you mean 'num_blocks'"):
             build_backbone({"implementation": "gemnet-oc", "settings": {"num_block": 3}})

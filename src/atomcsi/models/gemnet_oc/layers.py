@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from atomcsi.errors import AtomcsiError
 from atomcsi.models.gemnet_oc.fused import activated, linear, residual
 
+#: Scale factors are about 0.1 to 20. What rounding leaves of sums that should be 0, such as those over quadruplets
+#: where there are none, would be given factors from 1e7.
+_LARGEST_FACTOR = 1e5
+
 
 def initialised(weight: Tensor) -> Tensor:
     """Fills a weight with a random orthogonal matrix, scaled to zero mean and variance 1 / inputs in each row.
@@ -108,7 +112,7 @@ class Scale(nn.Module):
             AtomcsiError: One of them does not vary.
         """
         factor = (_variance(reference) / _variance(x)).sqrt()
-        if not torch.isfinite(factor) or factor == 0:
+        if not 0 < factor < _LARGEST_FACTOR:
             raise AtomcsiError(
                 "the scale factors of GemNet-OC cannot be fitted: some of its activations do not vary in the "
                 "given structures; fit on more of them, or on larger ones"
