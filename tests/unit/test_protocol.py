@@ -13,6 +13,8 @@ from atomcsi.config import load_project
 from atomcsi.errors import InputError
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.training.data import LabelledStructures
+from atomcsi.training.denoising import NoisyStructures
+from atomcsi.training.joined import JoinedStructures
 from atomcsi.training.loading import Batches
 from atomcsi.training.parameters import parameter_groups
 from atomcsi.training.schedule import Schedule
@@ -79,10 +81,11 @@ def test_a_budget_of_edges_is_kept_beside_that_of_atoms(toy_lmdb):
         assert molecules[fuller].sum() > 1500 or SIZES[fuller].sum() > 150
 
     store = toy_lmdb(12)
-    (batch,) = Batches.of(
-        LabelledStructures(store, target="forces", graph=graph), settings(max_edges=10**6, batch_size=12)
-    )
-    assert len(batch.positions) == 12
+    structures = LabelledStructures(store, target="forces", graph=graph)
+    (step,) = Batches.of(structures, settings(max_edges=10**6, batch_size=12))
+    assert len(step.positions) == 12
+    mixed = NoisyStructures(JoinedStructures([structures, structures]), sigma=0.1, seed=0)
+    assert mixed.nedges.tolist() == 2 * structures.nedges.tolist()
     with pytest.raises(InputError, match=r"has no graph of its own .* set max_atoms in place of max_edges"):
         Batches.of(LabelledStructures(store, target="forces"), settings(max_edges=100))
 
