@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help env demo test lint bench lock unlock clean
+.PHONY: help env demo test slurm-test fault-test lint bench lock unlock clean
 
 help:  ## Print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -30,7 +30,14 @@ demo: env  ## Answer the question on the embedded demo data: results/report.html
 	@echo "Open results/report.html"
 
 test: env lint  ## Run every check
-	pytest -n 2 --dist worksteal
+	pytest -n 2 --dist worksteal --ignore tests/slurm
+	@$(MAKE) --no-print-directory slurm-test
+
+slurm-test: env  ## Run the pipeline on a real SLURM of this machine alone, and break it (part of test; as root)
+	pytest tests/slurm
+
+fault-test: env  ## Kill, starve and damage every step, many times: the table of docs/reliability.md
+	ATOMCSI_KILLS=8 pytest tests/faults tests/slurm --record
 
 lint: env
 	ruff check .

@@ -2,17 +2,31 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from ase.build import molecule
+from ledger import Ledger
 
 from atomcsi.embeddings import Embedding, EmbeddingWriter
+from atomcsi.hdf5_file import add_checked, new_hdf5
 from atomcsi.structure import Structure, hill_formula
 from atomcsi.structure_lmdb import StructureLMDB, write_structures
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record", action="store_true", help="write what was survived into docs/reliability.md")
+
+
+@pytest.fixture(scope="session")
+def ledger(request):
+    """Takes down the faults that the tests injected, for docs/reliability.md."""
+    kept = Ledger()
+    yield kept
+    if request.config.getoption("record"):
+        kept.write()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -78,13 +92,13 @@ def embedding(tmp_path):
         ptr = np.concatenate([[0], np.cumsum([len(rows) for rows in structures])])
         block_ptr = np.linspace(0, count, blocks + 1).astype(int)
         rows = np.concatenate(structures).astype("f4")
-        with h5py.File(path, "w") as file:
+        with new_hdf5(path, rows.nbytes) as file:
             writer = EmbeddingWriter(file, ptr=ptr, block_ptr=block_ptr, multiplicity=multiplicity, dim=rows.shape[1])
             # In odd pieces, as chunks of an embedding come.
             for piece in np.array_split(rows, 7):
                 writer.append(piece)
-            file["numbers"] = np.ones(len(rows), "u1") if numbers is None else np.asarray(numbers, "u1")
-            file["class"] = [str(i % 3) for i in range(count)]
+            add_checked(file, "numbers", np.ones(len(rows), "u1") if numbers is None else np.asarray(numbers, "u1"))
+            add_checked(file, "class", [str(i % 3) for i in range(count)])
             known = {"dataset": name, "extractor": "toy", "implementation": "toy@1", "options": {}, "checkpoint": None}
             known |= {
                 "drawn": int(multiplicity.sum()),

@@ -14,7 +14,8 @@ from atomcsi.embeddings import EmbeddingWriter
 from atomcsi.errors import InputError
 from atomcsi.extraction import extract
 from atomcsi.extractors.base import Extractor
-from atomcsi.files import atomic_path, digest, remove, resume_folder, versions
+from atomcsi.files import digest, remove, resume_folder, versions
+from atomcsi.hdf5_file import add_checked, described, new_hdf5
 from atomcsi.progress import Progress
 from atomcsi.registry import EXTRACTORS, implementation
 from atomcsi.sampling import Sample, draw, into_blocks
@@ -86,28 +87,43 @@ def embed(
             features = extract(
                 members, extractor, max_atoms=spec.max_atoms, max_edges=spec.max_edges, pool=pool, progress=progress
             )
-            with atomic_path(file) as temporary, h5py.File(temporary, "w") as part:
-                part["features"] = np.concatenate(features)
+            rows = np.concatenate(features)
+            with new_hdf5(file, rows.nbytes) as part:
+                add_checked(part, "features", rows)
                 part.attrs["seconds"] = time.monotonic() - start
 
     members = [structures[int(index)] for index in sample.indices]
     ptr = np.concatenate([[0], np.cumsum([len(structure) for structure in members])])
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    facts = {
+        "numbers": np.concatenate([structure.numbers for structure in members]),
+        "index": sample.indices,
+        "source": [structure.source for structure in members],
+        "class": [structure.label for structure in members],
+    }
+    size = EmbeddingWriter.size(ptr, block_ptr, extractor.dim) + sum(np.asarray(fact).nbytes for fact in facts.values())
+    with new_hdf5(path, size) as file:
         writer = EmbeddingWriter(
             file, ptr=ptr, block_ptr=block_ptr, multiplicity=sample.multiplicity, dim=extractor.dim
         )
         seconds = 0.0
         for part_path in files:
-            with h5py.File(part_path) as part:
-                writer.append(part["features"][:])
-                seconds += float(part.attrs["seconds"])
-        file["numbers"] = np.concatenate([structure.numbers for structure in members])
-        file["index"] = sample.indices
-        file["source"] = [structure.source for structure in members]
-        file["class"] = [structure.label for structure in members]
+            features, taken = _read_part(part_path)
+            writer.append(features)
+            seconds += taken
+        for name, fact in facts.items():
+            add_checked(file, name, fact)
         writer.finish({**plan, "seconds": seconds})
     remove(parts)
     progress.finish()
+
+
+def _read_part(path: Path) -> tuple[np.ndarray, float]:
+    """Returns the features of a chunk, shape (atoms, d), and the seconds that they took."""
+    try:
+        with h5py.File(path) as part:
+            return part["features"][:], float(part.attrs["seconds"])
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise InputError(path, described(error), mend="delete it and run again") from error
 
 
 def _eligible(structures: StructureLMDB, extractor: Extractor, sampling: Sampling) -> np.ndarray:

@@ -8,7 +8,7 @@ shares of them for resampling: those of block k are ``blocks/ptr[k]:blocks/ptr[k
 ``moments/count``, ``moments/mean`` (d,) and ``moments/scatter`` are those of all atoms in float64, repetitions
 counted; ``blocks/count``, ``blocks/mean`` and ``blocks/scatter`` have one more axis in front, for the block. A
 scatter matrix is stored as its lower triangle, row by row, d (d + 1) / 2 numbers. Attributes: ``schema`` and
-``provenance`` (JSON).
+``provenance`` (JSON). All of it has checksums, which are compared on reading: arrays Fletcher-32, the rest HDF5's own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 
 from atomcsi.errors import InputError
+from atomcsi.hdf5_file import add_checked, add_checked_space, described, refuse_foreign
 from atomcsi.moments import Moments
 from atomcsi.sampling import Aggregation, apportion
 
@@ -55,6 +56,9 @@ class Embedding:
     def __init__(self, path: Path | str, aggregation: Aggregation = "flat", name: str | None = None) -> None:
         self.path, self.aggregation = Path(path), aggregation
         with self._file() as file:
+            for group in (file, file["moments"], file["blocks"]):
+                for key, member in group.items():
+                    refuse_foreign(member, file, self.path, key)
             self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
             self.name: str = self.provenance["dataset"] if name is None else name
             self.dim: int = file["features"].shape[1]
@@ -74,6 +78,8 @@ class Embedding:
         if self.flat:
             with self._file() as file:
                 group = file["moments"]
+                if group["count"][()] != self.provenance["atoms"]:
+                    raise ValueError("the number of atoms is not that of its provenance")
                 return Moments(int(group["count"][()]), group["mean"][:], unpacked(group["scatter"][:]))
         return Moments.merged(map(self.block_moments, range(self.blocks)), self.dim)
 
@@ -172,7 +178,7 @@ class Embedding:
                     raise InputError(self.path, f"holds '{found}' where '{SCHEMA}' is needed", mend=mend)
                 yield file
         except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise InputError(self.path, f"cannot be read: {error}", mend=mend) from error
+            raise InputError(self.path, described(error), mend=mend) from error
 
 
 class EmbeddingWriter:
@@ -196,10 +202,17 @@ class EmbeddingWriter:
         shape, blocks = (int(ptr[-1]), dim), len(block_ptr) - 1
         chunks = (min(shape[0], max(1, (1 << 20) // (4 * dim))), dim)
         file.create_dataset("features", shape, "<f4", chunks=chunks, compression="gzip", compression_opts=1,
-                            shuffle=True)  # fmt: skip
-        file["ptr"], file["multiplicity"], file["blocks/ptr"] = ptr, multiplicity, block_ptr
+                            shuffle=True, fletcher32=True)  # fmt: skip
+        for name, values in (("ptr", ptr), ("multiplicity", multiplicity), ("blocks/ptr", block_ptr)):
+            add_checked(file, name, values)
         for name, size in (("count", ()), ("mean", (dim,)), ("scatter", (dim * (dim + 1) // 2,))):
-            file.create_dataset(f"blocks/{name}", (blocks, *size), "<i8" if name == "count" else "<f8")
+            add_checked_space(file, f"blocks/{name}", (blocks, *size), "<i8" if name == "count" else "<f8")
+
+    @staticmethod
+    def size(ptr: np.ndarray, block_ptr: np.ndarray, dim: int) -> int:
+        """Bytes that it writes at most; for the arguments see the class."""
+        moments = 8 * len(block_ptr) * (1 + dim + dim * (dim + 1) // 2)
+        return 4 * int(ptr[-1]) * dim + moments + 2 * ptr.nbytes + block_ptr.nbytes
 
     def append(self, rows: np.ndarray) -> None:
         """Appends the features of the next atoms, shape (atoms, dim)."""
@@ -216,8 +229,9 @@ class EmbeddingWriter:
     def finish(self, provenance: dict[str, Any]) -> None:
         """Writes what is known only when all features are there."""
         group = self._file.create_group("moments")
-        group["count"], group["mean"] = self._total.count, self._total.mean
-        group["scatter"] = packed(self._total.scatter)
+        group["count"] = self._total.count
+        add_checked(group, "mean", self._total.mean)
+        add_checked(group, "scatter", packed(self._total.scatter))
         self._file.attrs["schema"] = SCHEMA
         self._file.attrs["provenance"] = json.dumps({**provenance, "atoms": self._total.count})
 

@@ -7,10 +7,13 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from atomcsi.errors import AtomcsiError, InputError
@@ -19,40 +22,63 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PLAN, _PLAN_SCHEMA = "plan.json", "atomcsi.plan/1"
+_DAY = 24 * 3600
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` that becomes ``path`` if the block succeeds, and vanishes if it fails.
 
-    A name that starts with a dot and ends in ``.tmp`` marks what a killed process left behind; the next run
-    replaces it.
+    The temporary path is this process's own: of several that write the same file at once each writes all of it, and
+    the last one stays. What a killed process left behind is removed by the next one that writes the file.
 
     Raises:
         AtomcsiError: The disk is full or fails, or the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}@{gethostname()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove(temporary)
+        for leftover in path.parent.glob(f".{escape(path.name)}.*@*.tmp"):
+            if leftover == temporary or not _may_be_written(leftover):
+                remove(leftover)
         yield temporary
         temporary.replace(path)
     except BaseException as error:
         problem = "" if isinstance(error, AtomcsiError) else _disk_problem(error, temporary)
-        remove(temporary)
+        with suppress(OSError):  # what went wrong first is said
+            remove(temporary)
         if problem:
             raise AtomcsiError(f"{path}: {problem}") from error
         raise
 
 
+def _may_be_written(temporary: Path) -> bool:
+    """Whether a process may still write this temporary file: one that lives, or one of another host, of this day."""
+    process, _, host = temporary.name.removesuffix(".tmp").rpartition("@")
+    if host != gethostname():
+        with suppress(FileNotFoundError):
+            return time.time() - temporary.stat().st_mtime < _DAY
+        return False
+    try:
+        os.kill(int(process.rpartition(".")[2]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it lives, and is another user's
+        return True
+    return True
+
+
 def _disk_problem(error: BaseException, temporary: Path) -> str:
     """Says what an error on writing ``temporary`` tells of the disk; empty if nothing."""
-    if isinstance(error, PermissionError):
-        return f"cannot be written: {error.strerror}"
+    if not isinstance(error, Exception):
+        return ""
+    for code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if _means(error, (code,)):
+            return f"cannot be written: {os.strerror(code)}"
     full, failed = (errno.ENOSPC, errno.EDQUOT), (errno.EIO,)
-    # What LMDB has room for only in part it reports as failed.
-    if _means(error, full) or (_means(error, failed) and not _can_grow(temporary)):
+    # LMDB reports as failed what it has room for only in part, and PyTorch says nothing of the disk.
+    if _means(error, full) or not _can_grow(temporary):
         return "the disk is full, nothing was written (free some space and run again)"
     if _means(error, failed):
         return f"cannot be written: {error} (check the disk; nothing was written)"
@@ -82,7 +108,7 @@ def remove(path: Path) -> None:
     """Removes a file or a folder if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
+    elif path.exists() or path.is_symlink():  # a read-only disk refuses to remove even what is not there
         path.unlink(missing_ok=True)
 
 

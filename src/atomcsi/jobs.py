@@ -32,10 +32,13 @@ def job(log: str | Path | None = None) -> Iterator[None]:
     terminal.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     handlers: list[logging.Handler] = [terminal]
     if log:
-        Path(log).parent.mkdir(parents=True, exist_ok=True)
-        if process_rank() == 0:
-            Path(log).write_text("", encoding="utf-8")
-        file = logging.FileHandler(log, mode="a", encoding="utf-8")
+        try:
+            Path(log).parent.mkdir(parents=True, exist_ok=True)
+            if process_rank() == 0:
+                Path(log).write_text("", encoding="utf-8")
+            file = logging.FileHandler(log, mode="a", encoding="utf-8")
+        except OSError as error:
+            sys.exit(f"error: {log}: cannot be written: {error.strerror}")
         file.setFormatter(logging.Formatter("%(asctime)s  %(name)s  %(message)s"))
         handlers.append(file)
     logger = logging.getLogger("atomcsi")

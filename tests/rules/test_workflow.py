@@ -5,66 +5,15 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from pipeline import Run
 
-ROOT = Path(__file__).parents[2]
 TASKS = ("rmd17-mini-forces", "qm9-mini-u0")
-
-
-class Run:
-    """A folder with a copy of the small config, and Snakemake in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        config = folder / "config"
-        shutil.copytree(ROOT / "tests" / "data" / "config", config)
-        for name in ("datasets.yaml", "extractors.yaml"):
-            shutil.copy(ROOT / "config" / name, config / name)
-        # Chunks that a test can interrupt between, and some hundred structures less to evaluate on.
-        extractors = config / "extractors.yaml"
-        extractors.write_text(extractors.read_text() + "composition: {max_atoms: 100, chunk: 5}\n")
-        self.edit("datasets.yaml", "train: rest, val: 100, test: 100", "train: rest, val: 20, test: 20")
-        self.edit("datasets.yaml", "train: rest, val: 100, test: 100", "train: rest, val: 20, test: 20")
-
-    def edit(self, file: str, old: str, new: str) -> None:
-        path = self.folder / "config" / file
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
-
-    def command(self, *arguments: str) -> list[str]:
-        command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", self.folder]
-        command += ["--workflow-profile", "none", "--profile", ROOT / "profiles" / "local", "--cores", "2"]
-        return [*map(str, command), *arguments, "--configfile", str(self.folder / "config" / "small.yaml")]
-
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=600)
-
-    def planned(self, *arguments: str) -> dict[str, int]:
-        """Rules that a dry run would execute, with their number of jobs."""
-        found = self(*arguments, "--dry-run", "--quiet", "rules")
-        assert found.returncode == 0, found.stderr
-        lines = found.stdout.splitlines()
-        table = lines[lines.index(next(line for line in lines if line.startswith("job "))) + 2 :]
-        rows = [line.split() for line in table[: table.index(next(line for line in table if "total" in line))]]
-        return {name: int(count) for name, count in rows}
-
-    def results(self) -> dict[str, object]:
-        """Every number of the run but times and what follows from them, by file."""
-        found = {}
-        for path in sorted((self.folder / "results").rglob("*.json")):
-            content = json.loads(path.read_text())
-            for record in (content, *content.get("history", []), *content.get("upstreams", [])):
-                for key in [key for key in record if key.endswith("seconds") or key == "costs"]:
-                    del record[key]
-            found[str(path.relative_to(self.folder))] = content
-        return found
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """The fused functions of GemNet-OC: equal to their plain counterparts, gradients included."""
 
+from itertools import accumulate
+
 import numpy as np
 import pytest
 import torch
@@ -81,6 +83,22 @@ def test_gradients_equal_finite_differences(case):
     function, _, inputs = case(torch.float64)
     assert torch.autograd.gradcheck(function, with_gradients(inputs))
     assert torch.autograd.gradgradcheck(function, with_gradients(inputs))
+
+
+@every_function
+def test_inputs_may_be_computed_from_each_other(case):
+    """As embeddings are from a basis that all blocks share: gradients with a graph are those without."""
+    function, plain, inputs = case(torch.float64)
+    leaves = [x for x in with_gradients(inputs) if isinstance(x, torch.Tensor) and x.requires_grad]
+
+    def gradients(of, *, graph):
+        chained = accumulate(leaves, lambda before, x: x + 0.1 * before.mean())
+        arguments = [next(chained) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs]
+        return torch.autograd.grad(of(*arguments).square().sum(), leaves, create_graph=graph)
+
+    expected = gradients(plain, graph=False)
+    for graph in (False, True):
+        torch.testing.assert_close(gradients(function, graph=graph), expected, rtol=1e-12, atol=1e-12)
 
 
 @every_function

@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 
 from atomcsi.catalogue import Graph
-from atomcsi.errors import AtomcsiError
+from atomcsi.errors import AtomcsiError, ConfigError
 from atomcsi.models.gemnet_oc import GemNetOC
 from atomcsi.models.gemnet_oc.layers import Scale
 from atomcsi.models.potential import Potential, build_backbone
@@ -244,6 +244,20 @@ def test_bfloat16_leaves_geometry_alone(ethanol, slab):
     assert torch.equal(found.edge_direction, expected.edge_direction)
     for one, other in ((found.node, expected.node), (of_edges, expected.edge())):
         assert (one - other).norm() < 0.03 * other.norm()
+
+
+def test_direct_forces_need_their_layers(water):
+    model = make_model(direct_forces=False)
+    with pytest.raises(ConfigError, match="direct_forces: false"):
+        model(batch_of(model, [water])).edge()
+
+
+def test_limits_that_shrink_leave_every_interaction_a_neighbour(ethanol):
+    """8 and 20 of 30 are less than one of one."""
+    model = make_model()
+    graph = batch_of(model, [ethanol], [Graph(cutoff=12.0, max_neighbors=1)]).graph
+    for edges in (graph.main, graph.quadruplet, graph.atom_edge):
+        assert (edges.target.bincount(minlength=9) >= 1).all()
 
 
 class TestAtomsWithoutEdges:

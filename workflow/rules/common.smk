@@ -1,6 +1,7 @@
 import json
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -25,6 +26,9 @@ except AtomcsiError as error:
 
 # `atomcsi` is found beside the Python that runs Snakemake, even if its environment is not activated.
 shell.prefix(f'export PATH="$PATH:{Path(sys.executable).parent}"; ')
+
+# A cluster's warning that time is up reaches all processes of a job: trainings save, and Snakemake has to wait for them.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 RUN = PROJECT.run
 PRETRAININGS = PROJECT.pretrainings
@@ -65,6 +69,30 @@ wildcard_constraints:
 
 # Implementations that numbers depend on are params too, by version (`impl`): a fix reruns what it changes, an edit
 # of a comment nothing.
+
+
+# What jobs ask of a cluster grows with every attempt.
+
+# A demo's jobs take seconds: a cluster runs several of them in one of its own, see `group-components` in profiles/slurm.
+# Larger runs have no small jobs.
+SMALL = RUN.scale == "demo"
+
+
+def megabytes(base, per_megabyte=0):
+    """Memory of a job: a base for its libraries, and some for its input. Mapped files count like any memory."""
+    return lambda wildcards, input, attempt: round(
+        (base + per_megabyte * input.size_mb) * attempt
+    )
+
+
+def minutes(expected, attempt):
+    """Time of a job: at most a day, for what takes longer goes on where it was when it is retried."""
+    return min(round(expected * attempt), 1440)
+
+
+def minutes_of_training(settings, attempt):
+    """Ten structures a second are what GemNet-OC-L reaches on one GPU, and a small one on a processor."""
+    return minutes(30 + settings.budget / 600, attempt)
 
 
 def in_repository(path):
@@ -123,9 +151,12 @@ def implementation_of_embedding(wildcards):
     return [implementation(EXTRACTORS, extractor), f"embed@{STEPS['embed']}"]
 
 
+def sampling_of(dataset):
+    return getattr(RUN.embedding, PROJECT.datasets[dataset].role)
+
+
 def sampling_entry(wildcards):
-    role = PROJECT.datasets[wildcards.dataset].role
-    return getattr(RUN.embedding, role).model_dump(mode="json")
+    return sampling_of(wildcards.dataset).model_dump(mode="json")
 
 
 def backbone_entry(wildcards):

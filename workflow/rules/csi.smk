@@ -10,12 +10,14 @@ rule csi:
     benchmark:
         "results/benchmarks/csi/{extractor}/{aggregation}/{distance}/{downstream}.tsv"
     priority: 10
+    group:
+        "csi" if SMALL else None
     conda:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=megabytes(2000, per_megabyte=1),
+        runtime=lambda wildcards, attempt: minutes(5 if SMALL else 60, attempt),
     params:
         impl=lambda wildcards: [
             implementation(DISTANCES, wildcards.distance),
@@ -66,12 +68,14 @@ rule mix:
     benchmark:
         "results/benchmarks/mix/{extractor}/{downstream}.tsv"
     priority: 10
+    group:
+        "csi" if SMALL else None
     conda:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 3000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=megabytes(3000, per_megabyte=1),
+        runtime=lambda wildcards, attempt: minutes(5 if SMALL else 60, attempt),
     params:
         structures=RUN.pretrain.structures,
         impl=[implementation(DISTANCES, "frechet"), f"mix@{STEPS['mix']}"],
@@ -121,8 +125,8 @@ rule effective_rank:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 3000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=megabytes(3000, per_megabyte=1),
+        runtime=lambda wildcards, attempt: minutes(240, attempt),
     params:
         impl=f"effective_rank@{STEPS['effective_rank']}",
     message:

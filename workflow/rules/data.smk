@@ -9,11 +9,10 @@ rule fetch:
         "results/benchmarks/fetch/{raw}.tsv"
     # Data and CSI come first: the answer needs no training.
     priority: 10
+    # Nodes of many clusters have no way out to the publishers.
+    localrule: True
     conda:
         "../../environment.yml"
-    resources:
-        mem_mb=500,
-        runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         files=files_entry,
     message:
@@ -40,12 +39,14 @@ rule convert:
             if "test" in PROJECT.datasets[name].splits
         ),
     priority: 10
+    group:
+        "convert" if SMALL else None
     conda:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=lambda wildcards, threads, attempt: (1500 + 1000 * threads) * attempt,
+        runtime=lambda wildcards, attempt: minutes(10 if SMALL else 240, attempt),
     params:
         raw=subpath(input.manifest, parent=True),
         folder=subpath(output.train, parent=True),

@@ -14,8 +14,11 @@ rule embed:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=megabytes(4000, per_megabyte=1),
+        # Two seconds are what a slab takes the paper's extractor on a processor.
+        runtime=lambda wildcards, attempt: minutes(
+            10 + sampling_of(wildcards.dataset).structures / 30, attempt
+        ),
     params:
         extractor=extractor_entry,
         sampling=sampling_entry,

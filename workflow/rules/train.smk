@@ -12,13 +12,21 @@ rule pretrain:
     benchmark:
         "results/benchmarks/pretrain/{backbone}/{init}/seed{seed}.tsv"
     priority: 5
+    group:
+        "training" if SMALL else None
     conda:
         "../../environment.yml"
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 1440 * attempt,
+        # A site that shares the steps of a training among GPUs says so here, see docs/cluster.md.
+        devices=1,
+        nodes=1,
+        launcher="",
+        mem_mb=megabytes(4000, per_megabyte=1),
+        runtime=lambda wildcards, attempt: minutes_of_training(
+            PROJECT.pretrain_settings(wildcards.init), attempt
+        ),
     params:
         folder=subpath(output.card, parent=True),
         backbone=backbone_entry,
@@ -29,9 +37,10 @@ rule pretrain:
     message:
         "Pretrain {wildcards.backbone} on {wildcards.init}, seed {wildcards.seed}"
     shell:
-        "atomcsi pretrain --train {input.train} --val {input.val} --out {params.folder}"
+        "{resources.launcher} atomcsi pretrain --train {input.train} --val {input.val} --out {params.folder}"
         " {params.mix} --graphs {params.graphs:q}"
         " --backbone {params.backbone:q} --settings {params.settings:q}"
+        " --devices {resources.devices} --nodes {resources.nodes}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 
 
@@ -48,13 +57,21 @@ rule finetune:
         "results/logs/finetune/{backbone}/{init}__{task}/seed{seed}.log",
     benchmark:
         "results/benchmarks/finetune/{backbone}/{init}__{task}/seed{seed}.tsv"
+    group:
+        "training" if SMALL else None
     conda:
         "../../environment.yml"
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 1440 * attempt,
+        # A site that shares the steps of a training among GPUs says so here, see docs/cluster.md.
+        devices=1,
+        nodes=1,
+        launcher="",
+        mem_mb=megabytes(4000, per_megabyte=1),
+        runtime=lambda wildcards, attempt: minutes_of_training(
+            PROJECT.tasks[wildcards.task].finetune, attempt
+        ),
     params:
         folder=subpath(output.card, parent=True),
         init=init_option,
@@ -65,10 +82,11 @@ rule finetune:
     message:
         "Finetune {wildcards.init} on {wildcards.task}, seed {wildcards.seed}"
     shell:
-        "atomcsi finetune --train {input.train} --val {input.val} --test {input.test}"
+        "{resources.launcher} atomcsi finetune --train {input.train} --val {input.val} --test {input.test}"
         " --out {params.folder} {params.init} --name {wildcards.task}"
         " --graphs {params.graphs:q}"
         " --backbone {params.backbone:q} --task {params.task:q}"
+        " --devices {resources.devices} --nodes {resources.nodes}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from atomcsi.archives import DECOMPRESSORS
 from atomcsi.errors import AtomcsiError, InputError
+from atomcsi.hdf5_file import refuse_foreign
 from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure, hill_formula
 from atomcsi.unpickle import load_plain
 
@@ -91,6 +92,7 @@ def records(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Gro
     The name of a record may itself contain slashes, as SMILES do: HDF5 then nests groups.
     """
     for name, child in group.items():
+        refuse_foreign(child, group.file, Path(group.file.filename), prefix + name)
         if isinstance(child, h5py.Group):
             if any(isinstance(item, h5py.Dataset) for item in child.values()):
                 yield prefix + name, child
@@ -151,6 +153,8 @@ class Frames(NamedTuple):
             if not hasattr(array, "shape"):
                 mend = f"it has: {', '.join(map(str, source))}"
                 raise InputError(path, f"has no array '{name}'", record=record, mend=mend)
+            if isinstance(array, h5py.Dataset):
+                refuse_foreign(array, source.file, path, f"{record}/{name}")
         shapes = [array.shape for array in arrays.values()]
         natoms, nframes = int(np.prod(shapes[0])), int(np.prod(shapes[2]))
         vectors = (nframes, natoms, 3)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,19 +19,13 @@ from torch import Tensor
 
 from atomcsi.catalogue import Graph
 from atomcsi.models.batch import AtomBatch, collate
+from atomcsi.models.gemnet_oc.nearest import Candidates, EdgeArrays, NeighborRule, symmetric
 from atomcsi.models.gemnet_oc.settings import Switches
-from atomcsi.models.neighbours import edges_within
 from atomcsi.structure import Structure
 from atomcsi.structure_batch import StructureBatch
 
-#: Which neighbours are kept where there are more of them than the limit.
-NeighborRule = Literal["fairchem", "jmp", "order-free"]
-#: Digits behind the point, in Angstrom, by which distances differ that are not equal.
-_DIGITS = 6
 #: Tables, at most, that atoms are distributed to by their number of edges.
 _GROUPS = 4
-#: Neighbours at the limit's distance, up to this in Angstrom, are all kept by the rule "order-free".
-_TIE = 1e-3
 
 
 @dataclass(slots=True, kw_only=True)
@@ -155,28 +148,28 @@ class GemNetCollate:
 def build_graph(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Graph | None] = (None,)) -> GemNetGraph:
     """Builds the graphs of a batch; see :class:`GemNetCollate`."""
     limits = _limits(batch, settings, graphs)
-    found = _candidates(batch, limits.cutoff)
+    found = Candidates.of(batch, limits.cutoff)
     natoms = len(batch.numbers)
     cap = limits.neighbors[batch.index.cpu().numpy()]
 
-    def nearest(limit: int) -> _Arrays:
+    def nearest(limit: int) -> EdgeArrays:
         """The nearest neighbours of all atoms, with this limit where ``max_neighbors`` is the model's own."""
         share = cap if limit == settings.max_neighbors else cap * limit // settings.max_neighbors
-        return found.nearest(share, ties=settings.neighbor_rule == "order-free")
+        return found.nearest(np.maximum(share, 1), ties=settings.neighbor_rule == "order-free")
 
-    main, reverse = _symmetric(nearest(settings.max_neighbors), settings.neighbor_rule)
+    main, reverse = symmetric(nearest(settings.max_neighbors), settings.neighbor_rule)
     groups = _Groups.of(main, natoms)
 
-    def edges(arrays: _Arrays) -> Edges:
-        return arrays.edges(batch, groups)
+    def edges(arrays: EdgeArrays) -> Edges:
+        return _as_tensors(arrays, batch, groups)
 
     uses_atom_edges = settings.switches.atom_edge_interaction or settings.switches.edge_atom_interaction
     quadruplet = opposite = triangles = None
     if settings.switches.quad_interaction:
         wanted = np.isin(batch.tags.cpu().numpy(), settings.qint_tags)
         middle = nearest(settings.max_neighbors_qint)
-        middle = middle[wanted[middle.source] | wanted[middle.target]].by_image()
-        opposite = middle.image_of(middle.target, -middle.offset)
+        middle = middle[wanted[middle.source] | wanted[middle.target]]
+        opposite = middle.opposite().image
         triangles = _triangles(main, middle, groups)
         quadruplet = edges(middle)
     device = batch.positions.device
@@ -185,11 +178,11 @@ def build_graph(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Grap
         reverse=torch.from_numpy(reverse),
         cutoff=torch.as_tensor(limits.cutoff, dtype=batch.positions.dtype),
         place=torch.from_numpy(groups.place),
-        atom_edge=edges(nearest(settings.max_neighbors_aeaint).by_image()) if uses_atom_edges else None,
+        atom_edge=edges(nearest(settings.max_neighbors_aeaint)) if uses_atom_edges else None,
         quadruplet=quadruplet,
         opposite_image=None if opposite is None else torch.from_numpy(opposite),
         triangles=None if triangles is None else torch.from_numpy(triangles),
-        pairs=edges(nearest(settings.max_neighbors_aint).by_image()) if settings.switches.atom_interaction else None,
+        pairs=edges(nearest(settings.max_neighbors_aint)) if settings.switches.atom_interaction else None,
     )
     return graph.to(device)
 
@@ -219,75 +212,6 @@ def _limits(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Graph | 
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrays:
-    """Edges while they are chosen: ``offset`` counts lattice vectors, ``base`` makes numbers of offsets."""
-
-    source: np.ndarray
-    target: np.ndarray
-    offset: np.ndarray
-    distance: np.ndarray
-    base: int
-
-    def __getitem__(self, chosen: np.ndarray) -> _Arrays:
-        return _Arrays(self.source[chosen], self.target[chosen], self.offset[chosen], self.distance[chosen], self.base)
-
-    def image_of(self, atom: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        """A number for an image of an atom, the larger the later in the order of atoms, then of offsets."""
-        middle = self.base // 2
-        x, y, z = (offset + middle).T
-        return ((atom * self.base + x) * self.base + y) * self.base + z
-
-    @property
-    def image(self) -> np.ndarray:
-        return self.image_of(self.source, self.offset)
-
-    def by_image(self) -> _Arrays:
-        """In the order of targets, then of images."""
-        return self[np.lexsort((self.image, self.target))]
-
-    def nearest(self, limit: np.ndarray, *, ties: bool) -> _Arrays:
-        """The ``limit`` (by atom) nearest neighbours of each atom, of edges in the order of targets and distances.
-
-        Args:
-            limit: Largest number of neighbours, shape (atoms,).
-            ties: Whether to keep all neighbours that are as near as the last one.
-        """
-        count = np.bincount(self.target, minlength=len(limit))
-        if (count <= limit).all():
-            return self
-        if not ties:
-            return self[self.rank < limit[self.target]]
-        full, first = count > limit, np.cumsum(count) - count
-        reach = np.full(len(limit), np.inf)
-        reach[full] = self.distance[(first + limit - 1)[full]] + _TIE
-        return self[self.distance <= reach[self.target]]
-
-    @property
-    def rank(self) -> np.ndarray:
-        """Position of each edge among those of its target."""
-        count = np.bincount(self.target)
-        return np.arange(len(self.target)) - (np.cumsum(count) - count)[self.target]
-
-    def edges(self, batch: AtomBatch, groups: _Groups) -> Edges:
-        """These edges as tensors, with their slots in the tables of the groups."""
-        widths, rank = groups.widths(self), self.rank
-        shapes = tuple(zip(groups.sizes.tolist(), widths.tolist(), strict=True))
-        slot = groups.starts(widths)[self.target] + rank
-        cell = batch.cell.double().cpu().numpy()[batch.index.cpu().numpy()[self.target]]
-        shift = np.einsum("ei,eij->ej", self.offset.astype(float), cell)
-        return Edges(
-            source=torch.from_numpy(self.source),
-            target=torch.from_numpy(self.target),
-            shift=torch.as_tensor(shift, dtype=batch.positions.dtype),
-            image=torch.from_numpy(self.image),
-            rank=torch.from_numpy(rank),
-            width=int(widths.max()),
-            slot=torch.from_numpy(slot),
-            shapes=shapes,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class _Groups:
     """Atoms with about as many main edges, for tables of about as many rows.
 
@@ -302,7 +226,7 @@ class _Groups:
     sizes: np.ndarray
 
     @classmethod
-    def of(cls, main: _Arrays, natoms: int) -> _Groups:
+    def of(cls, main: EdgeArrays, natoms: int) -> _Groups:
         """Cuts the atoms, in the order of their numbers of edges, into groups of the same size, or fewer groups."""
         count = np.bincount(main.target, minlength=natoms)
         order = np.argsort(count, kind="stable")
@@ -314,7 +238,7 @@ class _Groups:
         place[order] = np.arange(natoms)
         return cls(group, place, np.bincount(group))
 
-    def widths(self, edges: _Arrays) -> np.ndarray:
+    def widths(self, edges: EdgeArrays) -> np.ndarray:
         """Largest number of edges that point to an atom, at least 1, by group."""
         count = np.bincount(edges.target, minlength=len(self.group))
         widths = np.ones(len(self.sizes), int)
@@ -328,66 +252,26 @@ class _Groups:
         return first_row[self.group] + (self.place - first_atom[self.group]) * rows[self.group]
 
 
-def _candidates(batch: AtomBatch, cutoff: np.ndarray) -> _Arrays:
-    """All edges within each structure's cutoff, in the order of targets, distances and images."""
-    positions, cell = batch.positions.detach().double().cpu().numpy(), batch.cell.double().cpu().numpy()
-    pbc, natoms = batch.pbc.cpu().numpy(), batch.natoms.tolist()
-    targets, sources, distances, offsets = [], [], [], []
-    first = 0
-    for position, size in enumerate(natoms):
-        own = positions[first : first + size]
-        source, target, offset = edges_within(own, cell[position], pbc[position], cutoff[position])
-        sources.append(source + first)
-        targets.append(target + first)
-        offsets.append(-offset)  # of the source
-        distances.append(np.linalg.norm(own[source] - own[target] - offset @ cell[position], axis=1))
-        first += size
-    target, offset = np.concatenate(targets), np.concatenate(offsets)
-    base = 4 * int(np.abs(offset).max(initial=0)) + 1  # differences of two offsets have a number too
-    # Images of an atom are often at one distance, up to six in a hexagonal cell. If limits cut between them, what is
-    # kept is an accident of rounding and of an unstable sort in fairchem and JMP; here, the order of the images.
-    distance = np.concatenate(distances).round(_DIGITS)
-    found = _Arrays(np.concatenate(sources), target, offset, distance, base)
-    return found[np.lexsort((found.image, distance, target))]
-
-
-def _symmetric(nearest: _Arrays, rule: NeighborRule) -> tuple[_Arrays, np.ndarray]:
-    """Returns edges of which each has its opposite, and the position of the opposite.
-
-    One atom may be among the nearest of another without the reverse. The rule "order-free" keeps both directions if
-    one is there. "fairchem" and "jmp" are what published weights were trained with: both directions are kept if the
-    one is there that points to the later atom, so that results depend on the order of atoms where limits cut.
-    """
-    if rule == "order-free":
-        both = np.concatenate([nearest.source, nearest.target]), np.concatenate([nearest.target, nearest.source])
-        offset = np.concatenate([nearest.offset, -nearest.offset])
-        doubled = _Arrays(*both, offset, np.tile(nearest.distance, 2), nearest.base).by_image()
-        new = np.ones(len(doubled.target), bool)
-        new[1:] = (np.diff(doubled.target) != 0) | (np.diff(doubled.image) != 0)
-        edges = doubled[new]
-        order = np.lexsort((edges.image_of(edges.target, -edges.offset), edges.source))
-        reverse = np.empty_like(order)
-        reverse[order] = np.arange(len(order))
-        return edges, reverse
-    sign = 1 if rule == "fairchem" else -1
-    zero = nearest.image_of(np.zeros(1, int), np.zeros((1, 3), int))
-    later = sign * (nearest.image_of(np.zeros_like(nearest.source), nearest.offset) - zero) > 0
-    kept = nearest[(nearest.source < nearest.target) | ((nearest.source == nearest.target) & later)]
-    edges = _Arrays(
-        np.concatenate([kept.source, kept.target]),
-        np.concatenate([kept.target, kept.source]),
-        np.concatenate([kept.offset, -kept.offset]),
-        np.tile(kept.distance, 2),
-        kept.base,
+def _as_tensors(edges: EdgeArrays, batch: AtomBatch, groups: _Groups) -> Edges:
+    """Edges as tensors, with their slots in the tables of the groups."""
+    widths, rank = groups.widths(edges), edges.rank
+    shapes = tuple(zip(groups.sizes.tolist(), widths.tolist(), strict=True))
+    slot = groups.starts(widths)[edges.target] + rank
+    cell = batch.cell.double().cpu().numpy()[batch.index.cpu().numpy()[edges.target]]
+    shift = np.einsum("ei,eij->ej", edges.offset.astype(float), cell)
+    return Edges(
+        source=torch.from_numpy(edges.source),
+        target=torch.from_numpy(edges.target),
+        shift=torch.as_tensor(shift, dtype=batch.positions.dtype),
+        image=torch.from_numpy(edges.image),
+        rank=torch.from_numpy(rank),
+        width=int(widths.max()),
+        slot=torch.from_numpy(slot),
+        shapes=shapes,
     )
-    order = np.lexsort((edges.image, edges.target))
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    half = len(kept.source)
-    return edges[order], place[(order + half) % (2 * half)]
 
 
-def _triangles(main: _Arrays, middle: _Arrays, groups: _Groups) -> np.ndarray:
+def _triangles(main: EdgeArrays, middle: EdgeArrays, groups: _Groups) -> np.ndarray:
     """Finds the edges d -> b among the main edges that start at c, for each pair c -> a, b -> a; see GemNetGraph."""
     natoms = len(groups.group)
     count = np.bincount(main.target, minlength=natoms)
@@ -400,9 +284,7 @@ def _triangles(main: _Arrays, middle: _Arrays, groups: _Groups) -> np.ndarray:
     c_to_a = first[a] + row
     # c as b sees it.
     image = main.image_of(main.source[c_to_a], main.offset[c_to_a] - middle.offset[edge])
-    # Main edges are in the order of these keys.
-    span = main.base**3 * natoms
-    keys, wanted = main.target * span + main.image, b * span + image
+    keys, wanted = main.key, main.key_of(b, image)
     place = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
     found = keys[place] == wanted
     width, depth = groups.widths(main), groups.widths(middle)

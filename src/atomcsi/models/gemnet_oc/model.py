@@ -14,13 +14,15 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from atomcsi.catalogue import Graph
+from atomcsi.errors import ConfigError
 from atomcsi.models.base import Backbone, Features
 from atomcsi.models.batch import AtomBatch, join
 from atomcsi.models.checkpoints import load_weights
 from atomcsi.models.gemnet_oc.bases import Bases
 from atomcsi.models.gemnet_oc.blocks import InteractionBlock, OutputBlock
-from atomcsi.models.gemnet_oc.graph import GemNetBatch, GemNetCollate, GraphSettings, NeighborRule, build_graph
+from atomcsi.models.gemnet_oc.graph import GemNetBatch, GemNetCollate, GraphSettings, build_graph
 from atomcsi.models.gemnet_oc.layers import Dense, EdgeEmbedding, Residual, Scale
+from atomcsi.models.gemnet_oc.nearest import NeighborRule
 from atomcsi.models.gemnet_oc.published import published_weights
 from atomcsi.models.gemnet_oc.settings import Sizes, Switches
 from atomcsi.structure import MAX_ATOMIC_NUMBER
@@ -153,7 +155,10 @@ class GemNetOC(Backbone):
         return GemNetCollate(settings=self.graph_settings, graphs=graphs)
 
     def forward(self, batch: AtomBatch) -> Features:
-        """Computes the features of a batch; builds its graphs where :meth:`collate` has not done so."""
+        """Computes the features of a batch; builds its graphs where :meth:`collate` has not done so.
+
+        Its ``edge`` raises ConfigError without ``direct_forces``.
+        """
         if not isinstance(batch, GemNetBatch):
             values = {field.name: getattr(batch, field.name) for field in fields(batch)}
             batch = GemNetBatch(**values, graph=build_graph(batch, self.graph_settings))
@@ -177,6 +182,8 @@ class GemNetOC(Backbone):
         )
 
     def _edge_features(self, embedded: Sequence[Tensor], radial: Tensor) -> Tensor:
+        if not self.direct_forces:
+            raise ConfigError("GemNet-OC has no features of edges with direct_forces: false (set forces to gradient)")
         found = [self._call(out.of_edges, edges, radial) for out, edges in zip(self.out_blocks, embedded, strict=True)]
         edge = torch.cat(found, dim=1)
         return edge if self.out_mlp_F is None else self.out_mlp_F(edge)
@@ -197,6 +204,8 @@ class GemNetOC(Backbone):
             AtomcsiError: Some activations do not vary in these batches.
         """
         scales = [module for module in self.modules() if isinstance(module, Scale)]
+        training = self.training
+        self.eval()  # no edge is left out
         for scale in scales:
             scale.scale_factor.fill_(1.0)
             scale.fitting = True
@@ -208,6 +217,7 @@ class GemNetOC(Backbone):
         finally:
             for scale in scales:
                 scale.fitting = False
+            self.train(training)
 
     def drop_edges(self, probability: float) -> None:
         """Leaves out edges while training, both directions of an edge with an embedding together."""

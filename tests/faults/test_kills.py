@@ -1,0 +1,99 @@
+"""kill -9 of the jobs of every rule, at random moments."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from pipeline import Run
+
+#: Kills of each rule's jobs; `make fault-test` sets it.
+KILLS = int(os.environ.get("ATOMCSI_KILLS", "0"))
+STEPS, ROUNDS = 15, 5
+TARGETS = ("all", "results/effective_rank.csv")
+_SCRIPT = re.compile(r"\.snakemake/scripts/\w+\.(\w+)\.py")
+
+
+def step_of(process: psutil.Process) -> str | None:
+    """The step that a process runs: a command of ours or a rule's script."""
+    try:
+        command = process.cmdline()
+    except psutil.Error:
+        return None
+    if not command or "python" not in Path(command[0]).name:
+        return None
+    if len(command) > 2 and Path(command[1]).name == "atomcsi":
+        return command[2]
+    found = _SCRIPT.search(" ".join(command))
+    return found[1] if found else None
+
+
+def seconds_of_steps(run: Run) -> dict[str, float]:
+    """How long the fastest job of each rule took."""
+    folder = run.folder / "results" / "benchmarks"
+    seconds = defaultdict(list)
+    for path in folder.rglob("*.tsv"):
+        rule = path.relative_to(folder).with_suffix("").parts[0]
+        seconds[rule].append(pd.read_csv(path, sep="\t")["s"].iloc[0])
+    return {rule: min(found) for rule, found in seconds.items()}
+
+
+class Killer:
+    """Kills the jobs of a running Snakemake: every step a number of times, at moments that the seed says."""
+
+    def __init__(self, seconds: dict[str, float], kills: int, seed: int) -> None:
+        self._seconds, self._kills = seconds, kills
+        self._generator = random.Random(seed)
+        self._moments: dict[psutil.Process, float] = {}
+        self.killed: dict[str, int] = {}
+
+    def look(self, snakemake: psutil.Process) -> None:
+        """Kills jobs whose moment has come, and draws moments for those that have started."""
+        now = time.time()
+        for process in snakemake.children(recursive=True):
+            step = step_of(process)
+            if step is None or self.killed.get(step, 0) >= self._kills:
+                continue
+            if process not in self._moments:
+                # At any moment, but more often early: a job that is done cannot be killed any more.
+                share = self._generator.random() ** 2
+                self._moments[process] = process.create_time() + share * self._seconds.get(step, 2.0)
+            if now >= self._moments[process]:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                self.killed[step] = self.killed.get(step, 0) + 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(KILLS == 0, reason="takes minutes: make fault-test")
+def test_every_rule_survives_kills(tmp_path, ledger):
+    whole = Run(tmp_path / "whole")
+    found = whole(*TARGETS)
+    assert found.returncode == 0, found.stderr[-5000:]
+
+    killer, lost = Killer(seconds_of_steps(whole), KILLS, seed=0), 0
+    # Some jobs end before their moment comes: a few runs, until every step has had its kills.
+    for number in range(ROUNDS):
+        run = Run(tmp_path / f"killed-{number}")
+        output = tmp_path / f"output-{number}.txt"
+        with output.open("w") as file:
+            process = subprocess.Popen(run.command(*TARGETS, "--retries", "30"), stdout=file, stderr=subprocess.STDOUT)
+            while process.poll() is None:
+                killer.look(psutil.Process(process.pid))
+                time.sleep(0.02)
+        assert process.returncode == 0, output.read_text()[-5000:]
+        lost += run.lost(whole)
+        assert lost == 0 and run.leftovers() == []
+        if len(killer.killed) == STEPS and min(killer.killed.values()) == KILLS:
+            break
+
+    assert len(killer.killed) == STEPS, killer.killed
+    injected = sum(killer.killed.values())
+    ledger.add("kill -9 of a job, at a random moment", "retried; same results", injected=injected, lost=lost)

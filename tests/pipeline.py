@@ -1,0 +1,87 @@
+"""The pipeline as a user runs it, on a small config, in a folder of its own."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+class Run:
+    """A folder with a copy of the small config, and Snakemake in it.
+
+    Args:
+        folder: The folder; it must not exist, or be empty.
+        profile: Folder of the profile that says where jobs run.
+        snakemake: What Python is called with to be Snakemake.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        profile: Path = ROOT / "profiles" / "local",
+        snakemake: Sequence[str] = ("-m", "snakemake", "--cores", "2"),
+    ) -> None:
+        self.folder, self.profile, self.snakemake = folder, profile, snakemake
+        config = folder / "config"
+        shutil.copytree(ROOT / "tests" / "data" / "config", config)
+        for name in ("datasets.yaml", "extractors.yaml"):
+            shutil.copy(ROOT / "config" / name, config / name)
+        # Chunks that a test can interrupt between, and some hundred structures less to evaluate on.
+        extractors = config / "extractors.yaml"
+        extractors.write_text(extractors.read_text() + "composition: {max_atoms: 100, chunk: 5}\n")
+        self.edit("datasets.yaml", "train: rest, val: 100, test: 100", "train: rest, val: 20, test: 20")
+        self.edit("datasets.yaml", "train: rest, val: 100, test: 100", "train: rest, val: 20, test: 20")
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.folder / "config" / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    def command(self, *arguments: str) -> list[str]:
+        command = [sys.executable, *self.snakemake, "--snakefile", ROOT / "Snakefile", "--directory", self.folder]
+        command += ["--workflow-profile", "none", "--profile", self.profile]
+        return [*map(str, command), *arguments, "--configfile", str(self.folder / "config" / "small.yaml")]
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*arguments), capture_output=True, text=True, timeout=600)
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """Rules that a dry run would execute, with their number of jobs."""
+        found = self(*arguments, "--dry-run", "--quiet", "rules")
+        assert found.returncode == 0, found.stderr
+        lines = found.stdout.splitlines()
+        table = lines[lines.index(next(line for line in lines if line.startswith("job "))) + 2 :]
+        rows = [line.split() for line in table[: table.index(next(line for line in table if "total" in line))]]
+        return {name: int(count) for name, count in rows}
+
+    def results(self) -> dict[str, object]:
+        """Every number of the run but times, by file."""
+        found = {}
+        for path in sorted((self.folder / "results").rglob("*.json")):
+            content = json.loads(path.read_text())
+            for record in (content, *content.get("history", []), *content.get("upstreams", [])):
+                for key in [key for key in record if key.endswith("seconds") or key == "costs"]:
+                    del record[key]
+            found[str(path.relative_to(self.folder))] = content
+        return found
+
+    def lost(self, whole: "Run") -> int:
+        """Bytes of another run's results that this one has not, or not so; of what says how long it took all else."""
+        mine, results = self.results(), whole.results()
+        different = [name for name in results if mine.get(name) != results[name]]
+        for suffix in (".lmdb", ".safetensors"):
+            for path in (whole.folder / "results").rglob(f"*{suffix}"):
+                name = str(path.relative_to(whole.folder))
+                if not (self.folder / name).exists() or (self.folder / name).read_bytes() != path.read_bytes():
+                    different.append(name)
+        return sum((whole.folder / name).stat().st_size for name in different)
+
+    def leftovers(self) -> list[str]:
+        """What unfinished steps left behind."""
+        found = (*self.folder.rglob(".*.tmp"), *self.folder.rglob("*.parts"), *self.folder.rglob("checkpoints"))
+        return sorted(str(path.relative_to(self.folder)) for path in found)

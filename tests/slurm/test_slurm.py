@@ -1,0 +1,140 @@
+"""The pipeline on a real SLURM, and what clusters do to jobs."""
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from cluster import ask, wait_until
+from pipeline import ROOT, Run
+
+#: Jobs as users are told to look for them, and to end them, after Snakemake was killed.
+ORPHANS, CLEANUP = re.findall(r"^    (squeue .*)$", (ROOT / "docs" / "cluster.md").read_text(), re.MULTILINE)
+
+
+class Started:
+    """Snakemake as it runs, in a session of its own."""
+
+    def __init__(self, run: Run, *arguments: str) -> None:
+        self.output = run.folder / "output.txt"
+        with self.output.open("w") as file:
+            self.process = subprocess.Popen(
+                run.command(*arguments), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def waits_until(self, condition, what: str) -> None:
+        """Waits for a moment of the run."""
+
+        def reached() -> bool:
+            assert self.process.poll() is None, f"ended before {what}: {self.output.read_text()[-5000:]}"
+            return condition()
+
+        wait_until(reached, what)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signals all its processes, as a terminal does at Ctrl-C, and waits for the end."""
+        os.killpg(self.process.pid, number)
+        self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """A run without SLURM."""
+    run = Run(tmp_path_factory.mktemp("local"))
+    found = run("all")
+    assert found.returncode == 0, found.stderr[-5000:]
+    return run
+
+
+def shell(command: str, folder: Path) -> str:
+    return subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def test_all_in_spite_of_everything(pipeline, cluster, local, ledger):
+    """One run of everything; jobs, the node's daemon and Snakemake are killed on the way, and the results are equal."""
+    run = pipeline()
+    snakemake = Started(run, "all")
+    # A second Snakemake is refused by the lock of the first.
+    snakemake.waits_until(lambda: cluster.jobs("RUNNING"), "the first job")
+    second = run("all")
+    assert second.returncode != 0 and "Directory cannot be locked" in second.stderr, second.stderr
+
+    # Someone cancels a job from outside.
+    snakemake.waits_until(lambda: "rule_embed" in str(cluster.jobs("RUNNING")), "an embedding")
+    victim = next(number for number, what in cluster.jobs("RUNNING").items() if "rule_embed" in what)
+    shell(f"scancel {victim}", run.folder)
+
+    # The daemon of the node is killed; the jobs on it are not.
+    checkpoints = run.folder / "results" / "pretrain"
+    snakemake.waits_until(lambda: list(checkpoints.rglob("last.ckpt")), "a checkpoint")
+    cluster.kill_slurmd()
+    cluster.start_slurmd()
+
+    # Snakemake itself is killed; its jobs are orphans, which the documented command names.
+    snakemake.signal(signal.SIGKILL)
+    orphans = cluster.jobs()
+    named = shell(ORPHANS, run.folder)
+    assert orphans and all(number in named and what in named for number, what in orphans.items()), named
+    shell(CLEANUP, run.folder)
+    wait_until(lambda: not cluster.jobs(), "orphans end")
+
+    assert run("--unlock").returncode == 0
+    found = run("all")
+    assert found.returncode == 0, found.stderr[-5000:]
+    states = {job["JobId"]: job["JobState"] for job in cluster.ended()}
+    assert states[victim] == "CANCELLED"
+    # What had been done before was not done again.
+    assert "Convert" not in found.stderr and "Convert" in snakemake.output.read_text()
+    results = run.results()
+    assert sorted(results) == sorted(local.results())
+    for name, expected in local.results().items():
+        assert results[name] == expected, name
+    assert run.leftovers() == []
+    lost = run.lost(local)
+    ledger.add("SLURM: second Snakemake in the folder", "refused by the lock of the first", lost=lost)
+    ledger.add("SLURM: job cancelled from outside", "retried; same results", lost=lost)
+    ledger.add("SLURM: kill -9 of slurmd", "jobs live on; same results", lost=lost)
+    ledger.add("SLURM: kill -9 of Snakemake", "orphans named and cancelled, resumed; same results", lost=lost)
+
+
+def test_a_job_that_needs_more_memory_gets_it(pipeline, cluster, ledger):
+    """Nested Snakemakes alone take more than the first attempt has; GPUs are asked for as the site spells them."""
+    before = len(cluster.ended())
+    run = pipeline("slurm-gres", embed={"mem_mb": "150 if attempt == 1 else 2000"})
+    found = run("results/embeddings/composition/qm9-mini.h5")
+    assert found.returncode == 0, found.stderr[-5000:]
+    jobs = cluster.ended()[before:]
+    tried = [(job["Partition"], job["JobState"], re.search(r"mem=\w+", job["Tres"])[0]) for job in jobs]
+    assert tried[-2:] == [("accelerated", "FAILED", "mem=150M"), ("accelerated", "COMPLETED", "mem=2000M")], tried
+    assert "TresPerNode=gres:gpu:a100:1" in ask("scontrol", "show", "job", jobs[-1]["JobId"])
+    ledger.add("SLURM: too little memory", "killed, retried with more")
+
+
+def test_a_training_whose_time_is_up_saves_and_goes_on(pipeline, cluster, ledger):
+    before = len(cluster.ended())
+    changes = {"runtime": "1 if attempt == 1 else 10", "slurm_extra": "'--signal=USR1@30'"}
+    run = pipeline(pretrain=changes, finetune=changes)
+    run.edit("small.yaml", "pretrain: {structures: 24, epochs: 4", "pretrain: {structures: 24, epochs: 80")
+    found = run("results/pretrain/gemnet-oc-test/ani1x-mini/seed0/model.json")
+    assert found.returncode == 0, found.stderr[-5000:]
+    jobs = cluster.ended()[before:]
+    assert [(job["JobState"], job["TimeLimit"]) for job in jobs][-2:] == [("FAILED", "1"), ("COMPLETED", "10")]
+    assert "TresPerJob=gres:gpu:1" in ask("scontrol", "show", "job", jobs[-1]["JobId"])
+    logs = "".join(path.read_text() for path in (run.folder / "results" / "logs" / "slurm").rglob("*.log"))
+    stopped = re.search(r"stopped by SIGUSR1; run again to go on at step (\d+)", logs)
+    assert stopped, logs[-5000:]
+    log = (run.folder / "results" / "logs" / "pretrain" / "gemnet-oc-test" / "ani1x-mini" / "seed0.log").read_text()
+    # Six steps of four structures an epoch.
+    assert f"resumes at {4 * (int(stopped[1]) - 1)} of {80 * 24} structures" in log, log
+    ledger.add("SLURM: time limit of a training", "warned, saved, went on at that step")
+
+
+def test_ctrl_c_leaves_no_job_in_the_queue(pipeline, cluster, ledger):
+    snakemake = Started(pipeline(), "all")
+    snakemake.waits_until(lambda: cluster.jobs("RUNNING"), "the first job")
+    snakemake.signal(signal.SIGINT)
+    wait_until(lambda: not cluster.jobs(), "no job is left", 10)
+    assert snakemake.process.returncode != 0
+    ledger.add("SLURM: Ctrl-C", "no job left within 10 s")
