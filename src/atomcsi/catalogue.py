@@ -219,6 +219,13 @@ class Graph(Entry):
     max_neighbors: PositiveInt
     max_neighbors_above: dict[PositiveInt, PositiveInt] = Field(default_factory=dict)
 
+    def neighbors(self, natoms: np.ndarray) -> np.ndarray:
+        """Returns how many neighbours an atom has at most in structures of ``natoms`` atoms, shape (structures,)."""
+        neighbors = np.full(len(natoms), self.max_neighbors)
+        for size, fewer in self.max_neighbors_above.items():
+            neighbors = np.where(natoms > size, np.minimum(neighbors, fewer), neighbors)
+        return neighbors
+
     def edges_at_most(self, natoms: np.ndarray, *, periodic: bool) -> np.ndarray:
         """Returns how many edges structures have if every atom has all its neighbours, shape (structures,).
 
@@ -226,9 +233,7 @@ class Graph(Entry):
             natoms: Number of atoms of each, shape (structures,).
             periodic: Whether atoms may see several images of each other.
         """
-        neighbors = np.full(len(natoms), self.max_neighbors)
-        for size, fewer in self.max_neighbors_above.items():
-            neighbors[natoms > size] = np.minimum(neighbors[natoms > size], fewer)
+        neighbors = self.neighbors(natoms)
         return natoms * (neighbors if periodic else np.minimum(neighbors, natoms - 1))
 
 

@@ -83,9 +83,8 @@ class EdgeCollate:
         graph = self.graphs[dataset]
         if graph is None:
             return self.cutoff, self.max_neighbors
-        neighbors = [graph.max_neighbors, *([self.max_neighbors] if self.max_neighbors else [])]
-        neighbors += [fewer for size, fewer in graph.max_neighbors_above.items() if natoms > size]
-        return min(self.cutoff, graph.cutoff), min(neighbors)
+        (neighbors,) = graph.neighbors(np.array([natoms])).tolist()
+        return min(self.cutoff, graph.cutoff), min(neighbors, self.max_neighbors or neighbors)
 
 
 class EdgeBackbone(Backbone):
