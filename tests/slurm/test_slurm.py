@@ -1,5 +1,6 @@
 """The pipeline on a real SLURM, and what clusters do to jobs."""
 
+import json
 import os
 import re
 import signal
@@ -112,12 +113,15 @@ def test_a_job_that_needs_more_memory_gets_it(pipeline, cluster, ledger):
     ledger.add("SLURM: too little memory", "killed, retried with more")
 
 
-def test_a_training_whose_time_is_up_saves_and_goes_on(pipeline, cluster, ledger):
+def test_a_training_whose_time_is_up_saves_and_goes_on(pipeline, cluster, local, ledger):
+    card = "results/pretrain/gemnet-oc-test/ani1x-mini/seed0/model.json"
+    # Longer than the first attempt's minute, whatever the machine.
+    epochs = round(100 / json.loads((local.folder / card).read_text())["seconds"] * 4)
     before = len(cluster.ended())
     changes = {"runtime": "1 if attempt == 1 else 10", "slurm_extra": "'--signal=USR1@30'"}
     run = pipeline(pretrain=changes, finetune=changes)
-    run.edit("small.yaml", "pretrain: {structures: 24, epochs: 4", "pretrain: {structures: 24, epochs: 80")
-    found = run("results/pretrain/gemnet-oc-test/ani1x-mini/seed0/model.json")
+    run.edit("small.yaml", "pretrain: {structures: 24, epochs: 4", f"pretrain: {{structures: 24, epochs: {epochs}")
+    found = run(card)
     assert found.returncode == 0, found.stderr[-5000:]
     jobs = cluster.ended()[before:]
     assert [(job["JobState"], job["TimeLimit"]) for job in jobs][-2:] == [("FAILED", "1"), ("COMPLETED", "10")]
@@ -127,7 +131,7 @@ def test_a_training_whose_time_is_up_saves_and_goes_on(pipeline, cluster, ledger
     assert stopped, logs[-5000:]
     log = (run.folder / "results" / "logs" / "pretrain" / "gemnet-oc-test" / "ani1x-mini" / "seed0.log").read_text()
     # Six steps of four structures an epoch.
-    assert f"resumes at {4 * (int(stopped[1]) - 1)} of {80 * 24} structures" in log, log
+    assert f"resumes at {4 * (int(stopped[1]) - 1)} of {epochs * 24} structures" in log, log
     ledger.add("SLURM: time limit of a training", "warned, saved, went on at that step")
 
 
