@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from atomcsi.errors import ConfigError, did_you_mean
@@ -217,6 +218,23 @@ class Graph(Entry):
     cutoff: Annotated[float, Field(gt=0)]
     max_neighbors: PositiveInt
     max_neighbors_above: dict[PositiveInt, PositiveInt] = Field(default_factory=dict)
+
+    def neighbors(self, natoms: np.ndarray) -> np.ndarray:
+        """Returns how many neighbours an atom has at most in structures of ``natoms`` atoms, shape (structures,)."""
+        neighbors = np.full(len(natoms), self.max_neighbors)
+        for size, fewer in self.max_neighbors_above.items():
+            neighbors = np.where(natoms > size, np.minimum(neighbors, fewer), neighbors)
+        return neighbors
+
+    def edges_at_most(self, natoms: np.ndarray, *, periodic: bool) -> np.ndarray:
+        """Returns how many edges structures have if every atom has all its neighbours, shape (structures,).
+
+        Args:
+            natoms: Number of atoms of each, shape (structures,).
+            periodic: Whether atoms may see several images of each other.
+        """
+        neighbors = self.neighbors(natoms)
+        return natoms * (neighbors if periodic else np.minimum(neighbors, natoms - 1))
 
 
 class Dataset(Conversion):

@@ -156,16 +156,25 @@ def _add_training_options(command: argparse.ArgumentParser, datasets: int | str)
     command.add_argument("--graphs", type=_json, help=graphs)
     default = "(default: %(default)s)"
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    command.add_argument("--devices", type=int, default=1, help=f"GPUs, or processes on the CPU, of a node {default}")
-    command.add_argument("--nodes", type=int, default=1, help=f"nodes {default}")
+    command.add_argument(
+        "--devices", type=_positive, default=1, help=f"GPUs, or processes on the CPU, of a node {default}"
+    )
+    command.add_argument("--nodes", type=_positive, default=1, help=f"nodes {default}")
     parts = "parts that a device computes its share of a step in, to need less memory"
-    command.add_argument("--parts", type=int, default=1, help=f"{parts} {default}")
+    command.add_argument("--parts", type=_positive, default=1, help=f"{parts} {default}")
     workers = "processes that read ahead, for a device; else the threads that a GPU leaves over, and none without one"
     command.add_argument("--workers", type=int, help=workers)
     minutes = "minutes between checkpoints; 0 for one each step"
     command.add_argument("--checkpoint-minutes", type=float, default=10.0, help=f"{minutes} {default}")
     command.add_argument("--threads", type=int, default=1, help=f"processor threads {default}")
     command.add_argument("--log", type=Path, help="log file; also on the terminal")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def _json(text: str) -> Any:
@@ -291,7 +300,7 @@ def _lmdb_export(options: argparse.Namespace) -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    set_threads(options.threads)
+    _share_threads(options)
     from atomcsi.config import BackboneSpec, TrainSettings, parse_entry
     from atomcsi.mixes import NamedMix
     from atomcsi.structure_lmdb import StructureLMDB
@@ -312,7 +321,7 @@ def _pretrain(options: argparse.Namespace) -> None:
 
 
 def _finetune(options: argparse.Namespace) -> None:
-    set_threads(options.threads)
+    _share_threads(options)
     from atomcsi.config import BackboneSpec, Task, parse_entry
     from atomcsi.structure_lmdb import StructureLMDB
     from atomcsi.training.train import finetune
@@ -332,6 +341,11 @@ def _finetune(options: argparse.Namespace) -> None:
         graph=_graphs(options)[0],
         execution=_execution(options),
     )
+
+
+def _share_threads(options: argparse.Namespace) -> None:
+    """Limits each process of a training to its share of the threads that a node grants."""
+    set_threads(max(options.threads // options.devices, 1))
 
 
 def _graphs(options: argparse.Namespace) -> list[Graph | None]:

@@ -106,6 +106,18 @@ def test_shapes_and_types(backbone, batch):
     torch.testing.assert_close(features.edge_direction.norm(dim=1), torch.ones(edges))
 
 
+def test_edges_can_be_left_out_while_training(backbone, batch):
+    thinned = copy.deepcopy(backbone)
+    thinned.drop_edges(0.5)
+    torch.testing.assert_close(thinned(batch).node, backbone(batch).node)
+    thinned.train()
+    torch.manual_seed(0)
+    assert not torch.allclose(thinned(batch).node, backbone(batch).node)
+    thinned.drop_edges(0.999)
+    features = thinned(batch)
+    assert torch.isfinite(features.node).all() and torch.isfinite(features.edge()).all()
+
+
 def test_same_seed_same_features(spec, backbone, batch):
     torch.manual_seed(0)
     again = build_backbone(spec).eval()

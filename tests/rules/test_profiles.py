@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from pipeline import ROOT
+from pipeline import ROOT, Run
 
 SLURM = ("slurm", "slurm-gres")
 
@@ -30,3 +30,11 @@ def test_rules_that_a_profile_names(profile):
     assert set(content["set-threads"].values()) == {content["cores"]}
     for rule in ("pretrain", "finetune"):
         assert "--signal=USR1@" in content["set-resources"][rule]["slurm_extra"]
+
+
+def test_trainings_are_shared_as_a_profile_says(tmp_path):
+    """By resources, which rerun nothing when they change."""
+    shared = ["--set-resources", "pretrain:devices=4", "pretrain:nodes=2", "pretrain:parts=3"]
+    found = Run(tmp_path)("results/pretraining.csv", "--dry-run", "--printshellcmds", *shared)
+    commands = [line for line in found.stdout.splitlines() if "atomcsi pretrain" in line]
+    assert commands and all("--devices 4 --nodes 2 --parts 3 " in command for command in commands), found.stderr

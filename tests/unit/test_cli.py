@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 
 from atomcsi.cli import main
 
@@ -44,6 +45,22 @@ def test_bad_json_on_the_command_line(toy_lmdb, tmp_path):
     assert "--backbone: implementation: Field required" in (tmp_path / "log").read_text()
     found = run("pretrain", *training, "--backbone", "{", "--settings", "{}")
     assert found.returncode == 2 and "argument --backbone: invalid" in found.stderr
+
+
+def test_options_of_trainings_that_make_no_sense(toy_lmdb, repository, tmp_path, capsys):
+    path = str(toy_lmdb(4).path)
+    backbone = yaml.safe_load((repository / "config/backbones/schnet-tiny.yaml").read_text())
+    settings = {"structures": 4, "epochs": 1, "batch_size": 2, "learning_rate": 1e-3}
+    training = ["pretrain", "--train", path, "--val", path, "--out", str(tmp_path / "out"), "--seed", "0"]
+    training += ["--backbone", json.dumps(backbone), "--settings", json.dumps(settings)]
+    for options, problem in [
+        (["--devices", "0"], "argument --devices: 0 is less than 1"),
+        (["--graphs", "[null, null]"], "1 files to train on, 1 to validate on and 2 graphs: give one a dataset"),
+    ]:
+        with pytest.raises(SystemExit):
+            main([*training, *options])
+        assert problem in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_info(toy_lmdb, tmp_path, capsys):

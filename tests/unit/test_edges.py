@@ -10,6 +10,7 @@ from atomcsi.catalogue import Graph
 from atomcsi.models.batch import AtomBatch, collate
 from atomcsi.models.edges import EdgeCollate
 from atomcsi.models.neighbours import neighbours
+from atomcsi.models.schnet import SchNet
 from atomcsi.structure import Structure
 from atomcsi.structure_batch import StructureBatch
 
@@ -71,3 +72,22 @@ def test_goes_to_workers_and_devices(mixed):
     collate_with_edges = pickle.loads(pickle.dumps(EdgeCollate(cutoff=4.0, graphs=[Graph(cutoff=3, max_neighbors=9)])))
     moved = collate_with_edges(mixed).to("meta")
     assert moved.source.is_meta and moved.offset.is_meta and moved.positions.is_meta
+
+
+def test_edges_are_left_out_with_their_probability(mixed):
+    backbone = SchNet(hidden_channels=8, num_filters=8, num_interactions=1, cutoff=8.0)
+    batch = backbone.collate()(mixed)
+    whole = len(batch.source)
+    backbone.drop_edges(0.3)
+    torch.manual_seed(0)
+    shares = [len(backbone.kept(batch).source) / whole for _ in range(30)]
+    # Five standard errors of the mean.
+    assert np.mean(shares) == pytest.approx(0.7, abs=5 * (0.7 * 0.3 / whole / len(shares)) ** 0.5)
+    assert len(set(shares)) > 1
+    kept = backbone.kept(batch)
+    rows = {tuple(row) for row in torch.column_stack([batch.source, batch.target, batch.offset]).tolist()}
+    assert {tuple(row) for row in torch.column_stack([kept.source, kept.target, kept.offset]).tolist()} < rows
+    backbone.drop_edges(1 - 1e-9)
+    assert len(backbone.kept(batch).source) == whole  # rather than none
+    backbone.drop_edges(0.3)
+    assert backbone.eval().kept(batch) is batch

@@ -10,7 +10,6 @@ from ase.build import bulk, molecule
 from scipy.spatial.transform import Rotation
 
 from atomcsi.errors import ConfigError, InputError
-from atomcsi.extractors.checkpoints import SAFE_GLOBALS
 from atomcsi.extractors.chgnet import ChgnetExtractor
 from atomcsi.extractors.composition import CompositionExtractor
 from atomcsi.extractors.equiformer_v2 import SETTINGS_31M, EquiformerV2Extractor
@@ -18,6 +17,7 @@ from atomcsi.extractors.gemnet_oc import GemNetOCExtractor
 from atomcsi.extractors.sevennet import SevenNetExtractor
 from atomcsi.files import write_json
 from atomcsi.models.batch import collate
+from atomcsi.models.checkpoints import SAFE_GLOBALS
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.structure import Structure
 from atomcsi.training.model_files import SCHEMA, load_backbone, read_card, save_model

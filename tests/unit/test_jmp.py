@@ -14,8 +14,8 @@ from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 
 from atomcsi.errors import ConfigError, InputError
-from atomcsi.extractors.checkpoints import SAFE_GLOBALS
 from atomcsi.extractors.gemnet_oc import GemNetOCExtractor
+from atomcsi.models.checkpoints import SAFE_GLOBALS
 from atomcsi.models.gemnet_oc.jmp import SETTINGS, jmp
 from atomcsi.structure import Structure
 

@@ -18,6 +18,7 @@ from atomcsi.config import BackboneSpec, Task, TrainSettings
 from atomcsi.errors import AtomcsiError, ConfigError, InputError
 from atomcsi.files import read_json, write_json
 from atomcsi.mixes import NamedMix
+from atomcsi.models.potential import Potential
 from atomcsi.prediction import predict
 from atomcsi.structure_lmdb import StructureLMDB, write_structures
 from atomcsi.training.data import LabelledStructures
@@ -100,6 +101,16 @@ def test_predictions_have_the_tested_error(forces, stores, tmp_path, capsys):
     assert images[3].positions == pytest.approx(labels[3].positions, abs=1e-6)
     # With its references: atomic energies are -13.6 eV times Z.
     assert images[0].get_potential_energy() == pytest.approx(labels[0].energy, abs=5)
+
+
+def test_out_of_memory(forces, stores, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(Potential, "forward", full)
+    with pytest.raises(AtomcsiError, match=r"out of memory; 5 structures of \d+ atoms in a batch \(take fewer at once"):
+        predict(forces, stores["alcohols"].path, tmp_path / "out.extxyz", batch_size=5)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_property(gap, stores, tmp_path):

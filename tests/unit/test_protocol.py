@@ -1,13 +1,20 @@
 """The paper's protocol (section 1): order and size of batches, learning rates, precision."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 import yaml
 from pydantic import ValidationError
 
+from atomcsi.catalogue import Graph
 from atomcsi.config import load_project
+from atomcsi.errors import InputError
 from atomcsi.models.potential import Potential, build_backbone
+from atomcsi.training.data import LabelledStructures
+from atomcsi.training.denoising import NoisyStructures
+from atomcsi.training.joined import JoinedStructures
 from atomcsi.training.loading import Batches
 from atomcsi.training.parameters import parameter_groups
 from atomcsi.training.schedule import Schedule
@@ -56,6 +63,31 @@ def test_a_budget_of_atoms_is_kept_and_used():
         assert np.mean(atoms) > 120
     (whole,) = [members for members in Batches(np.array([999, 1]), settings(max_atoms=150)).epoch(0) if 0 in members]
     assert whole.tolist() == [0]  # alone, as it must be trained on too
+
+
+def test_a_budget_of_edges_is_kept_beside_that_of_atoms(toy_lmdb):
+    graph = Graph(cutoff=5, max_neighbors=30, max_neighbors_above={40: 10})
+    molecules, crystals = (graph.edges_at_most(SIZES, periodic=periodic) for periodic in (False, True))
+    # Every atom sees every other one, and in crystals images besides.
+    assert molecules.tolist() == [n * min(n - 1, 10 if n > 40 else 30) for n in SIZES]
+    assert crystals.tolist() == [n * (10 if n > 40 else 30) for n in SIZES]
+    budgets = settings(max_atoms=150, max_edges=1500, batch_size=50)
+    found = Batches(SIZES, budgets, nedges=molecules, seed=0).epoch(0)
+    assert max(molecules[members].sum() for members in found) <= 1500
+    assert max(SIZES[members].sum() for members in found) <= 150
+    assert sorted(np.concatenate(found)) == list(range(len(SIZES)))
+    for members, behind in itertools.pairwise(found):  # another one would not have fitted
+        fuller = np.append(members, behind[0])
+        assert molecules[fuller].sum() > 1500 or SIZES[fuller].sum() > 150
+
+    store = toy_lmdb(12)
+    structures = LabelledStructures(store, target="forces", graph=graph)
+    (step,) = Batches.of(structures, settings(max_edges=10**6, batch_size=12))
+    assert len(step.positions) == 12
+    mixed = NoisyStructures(JoinedStructures([structures, structures]), sigma=0.1, seed=0)
+    assert mixed.nedges.tolist() == 2 * structures.nedges.tolist()
+    with pytest.raises(InputError, match=r"has no graph of its own .* set max_atoms in place of max_edges"):
+        Batches.of(LabelledStructures(store, target="forces"), settings(max_edges=100))
 
 
 def test_buckets_hold_structures_of_about_the_same_size():

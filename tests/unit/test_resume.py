@@ -253,9 +253,13 @@ def test_out_of_memory(splits, tmp_path, monkeypatch):
         )
         with pytest.raises(AtomcsiError, match=message):
             run(splits, tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, full)
+        with pytest.raises(AtomcsiError, match=r"in step 7, out of memory; a single structure, \S+, of \d+ atoms"):
+            run(splits, tmp_path / "cut", parts=4)
     begun = at_step(monkeypatch, 0, None)
     run(splits, tmp_path / "cut", parts=3)
-    assert begun == [step for step in range(6, STEPS + 1) for _ in range(3)]
+    assert begun == [step for step in range(7, STEPS + 1) for _ in range(3)]
     curve, _, _ = outcome(tmp_path / "cut")
     assert [record["step"] for record in curve] == [2, 4, 6, 8, 10, 12]
 

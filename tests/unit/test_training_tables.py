@@ -2,7 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from atomcsi.training.tables import fold_table
+from atomcsi.files import write_json
+from atomcsi.training.model_files import SCHEMA
+from atomcsi.training.tables import fold_table, pretraining_table
 
 FAMILIES = {"phonons-fold0": "phonons", "phonons-fold1": "phonons"}
 
@@ -10,6 +12,16 @@ FAMILIES = {"phonons-fold0": "phonons", "phonons-fold1": "phonons"}
 def rows(dataset, init, maes, **more):
     names = {"task": dataset, "dataset": dataset, "target": "peak", "unit": "1/cm", "init": init}
     return [names | {"seed": seed, "mae": mae} | more for seed, mae in enumerate(maes)]
+
+
+def test_pretrainings_with_their_costs(tmp_path):
+    numbers = {name: 1 for name in ("seed", "structures", "budget", "atoms", "parameters", "best_epoch", "seconds")}
+    costs = {"device": "H100", "processes": 4, "gpu_hours": 2.0, "watts": 500.0, "kwh": 1.0}
+    card = {"dataset": "far", **numbers, "costs": costs, "history": [{"val_loss": 0.3}, {"val_loss": 0.2}]}
+    write_json(tmp_path / "model.json", SCHEMA, card)
+    (row,) = pretraining_table([tmp_path / "model.json"]).to_dict("records")
+    assert row == {"init": "far", **numbers, "gpu_hours": 2.0, "kwh": 1.0, "val_loss": 0.2}
+    assert list(pretraining_table([]).columns) == list(row)
 
 
 def test_folds_are_averaged_by_hand():

@@ -19,9 +19,11 @@ rule pretrain:
     threads: 1
     resources:
         gpu=1,
-        # A site that shares the steps of a training among GPUs says so here, see docs/cluster.md.
+        # A site that shares the steps of a training among GPUs, or divides them to need less memory, replaces these: see
+        # docs/training.md and docs/cluster.md. Results depend on them by rounding at most.
         devices=1,
         nodes=1,
+        parts=1,
         launcher="",
         mem_mb=megabytes(4000, per_megabyte=1),
         runtime=lambda wildcards, attempt: minutes_of_training(
@@ -40,7 +42,7 @@ rule pretrain:
         "{resources.launcher} atomcsi pretrain --train {input.train} --val {input.val} --out {params.folder}"
         " {params.mix} --graphs {params.graphs:q}"
         " --backbone {params.backbone:q} --settings {params.settings:q}"
-        " --devices {resources.devices} --nodes {resources.nodes}"
+        " --devices {resources.devices} --nodes {resources.nodes} --parts {resources.parts}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 
 
@@ -64,9 +66,11 @@ rule finetune:
     threads: 1
     resources:
         gpu=1,
-        # A site that shares the steps of a training among GPUs says so here, see docs/cluster.md.
+        # A site that shares the steps of a training among GPUs, or divides them to need less memory, replaces these: see
+        # docs/training.md and docs/cluster.md. Results depend on them by rounding at most.
         devices=1,
         nodes=1,
+        parts=1,
         launcher="",
         mem_mb=megabytes(4000, per_megabyte=1),
         runtime=lambda wildcards, attempt: minutes_of_training(
@@ -86,7 +90,7 @@ rule finetune:
         " --out {params.folder} {params.init} --name {wildcards.task}"
         " --graphs {params.graphs:q}"
         " --backbone {params.backbone:q} --task {params.task:q}"
-        " --devices {resources.devices} --nodes {resources.nodes}"
+        " --devices {resources.devices} --nodes {resources.nodes} --parts {resources.parts}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
 
 

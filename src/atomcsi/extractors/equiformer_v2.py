@@ -12,8 +12,8 @@ import torch
 
 from atomcsi.errors import ConfigError, InputError, did_you_mean
 from atomcsi.extractors.base import Extractor
-from atomcsi.extractors.checkpoints import load_weights, read_checkpoint
 from atomcsi.models.batch import collate
+from atomcsi.models.checkpoints import load_weights, read_checkpoint
 from atomcsi.models.equiformer_v2 import EquiformerV2Blocks, published_weights
 from atomcsi.models.fairchem import FairchemBatch  # before fairchem's own modules
 from atomcsi.structure import Structure

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch_geometric.nn.models import DimeNetPlusPlus as PygDimeNetPlusPlus
 
 from atomcsi.catalogue import Graph
-from atomcsi.models.base import Backbone, Features
-from atomcsi.models.edges import EdgeBatch, EdgeCollate
+from atomcsi.models.base import Features
+from atomcsi.models.edges import EdgeBackbone, EdgeBatch, EdgeCollate
 from atomcsi.structure import MAX_ATOMIC_NUMBER
 
 
-class DimeNetPlusPlus(Backbone):
+class DimeNetPlusPlus(EdgeBackbone):
     """DimeNet++'s blocks on edges and triplets of ours, which know periodic images.
 
     The defaults are those of fairchem for OC20. Its features are smooth functions of the positions: edges fade out
@@ -74,6 +74,7 @@ class DimeNetPlusPlus(Backbone):
 
     def forward(self, batch: EdgeBatch) -> Features:
         """Computes the features of a batch of :meth:`collate`."""
+        batch = self.kept(batch)
         vectors = batch.vectors()
         distance = vectors.norm(dim=-1)
         first, second = triplets(batch)

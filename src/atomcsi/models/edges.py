@@ -1,9 +1,9 @@
-"""Batches with edges, found by the workers of the data loader, and features of edges for models without any."""
+"""Batches with edges, found by the workers of the data loader, and what models on such batches share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.models.schnet import GaussianSmearing
 
 from atomcsi.catalogue import Graph
+from atomcsi.models.base import Backbone
 from atomcsi.models.batch import AtomBatch, collate
 from atomcsi.models.neighbours import edges_within
 from atomcsi.structure import Structure
@@ -82,9 +83,30 @@ class EdgeCollate:
         graph = self.graphs[dataset]
         if graph is None:
             return self.cutoff, self.max_neighbors
-        neighbors = [graph.max_neighbors, *([self.max_neighbors] if self.max_neighbors else [])]
-        neighbors += [fewer for size, fewer in graph.max_neighbors_above.items() if natoms > size]
-        return min(self.cutoff, graph.cutoff), min(neighbors)
+        (neighbors,) = graph.neighbors(np.array([natoms])).tolist()
+        return min(self.cutoff, graph.cutoff), min(neighbors, self.max_neighbors or neighbors)
+
+
+class EdgeBackbone(Backbone):
+    """A backbone on the edges of :class:`EdgeBatch`.
+
+    Attributes:
+        edge_dropout: Probability that an edge is left out while training.
+    """
+
+    edge_dropout = 0.0
+
+    def drop_edges(self, probability: float) -> None:
+        """Leaves out edges while training, each direction by itself."""
+        self.edge_dropout = probability
+
+    def kept(self, batch: EdgeBatch) -> EdgeBatch:
+        """Returns the batch with the edges that this step is to see, all of them if none would be left."""
+        if not self.training or not self.edge_dropout:
+            return batch
+        kept = torch.rand(len(batch.source), device=batch.source.device) >= self.edge_dropout
+        kept |= ~kept.any()
+        return replace(batch, source=batch.source[kept], target=batch.target[kept], offset=batch.offset[kept])
 
 
 class EdgeReadout(nn.Module):

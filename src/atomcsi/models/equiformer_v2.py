@@ -13,9 +13,9 @@ from torch import Tensor
 
 from atomcsi.catalogue import Graph
 from atomcsi.errors import AtomcsiError, InputError
-from atomcsi.extractors.checkpoints import load_weights, read_checkpoint
-from atomcsi.models.base import Backbone, Features
-from atomcsi.models.edges import EdgeBatch, EdgeCollate, EdgeReadout
+from atomcsi.models.base import Features
+from atomcsi.models.checkpoints import load_weights, read_checkpoint
+from atomcsi.models.edges import EdgeBackbone, EdgeBatch, EdgeCollate, EdgeReadout
 from atomcsi.models.fairchem import FairchemBatch, require_edges  # before fairchem's own modules
 from atomcsi.structure import MAX_ATOMIC_NUMBER
 
@@ -66,7 +66,7 @@ class EquiformerV2Blocks(EquiformerV2Backbone):
             return super()._init_edge_rot_mat(data, edge_index, edge_distance_vec)
 
 
-class EquiformerV2(Backbone):
+class EquiformerV2(EdgeBackbone):
     """EquiformerV2 with invariant features: its last coefficients of degree 0, and edges that read degrees 0 and 1.
 
     The defaults are fairchem's 31M model. Features do not change when structures turn, up to rounding and the grid
@@ -151,6 +151,7 @@ class EquiformerV2(Backbone):
             raise AtomcsiError(
                 f"element {largest} is beyond the backbone's max_num_elements={self.blocks.max_num_elements}; raise it"
             )
+        batch = self.kept(batch)
         vectors = batch.vectors()
         distance = vectors.norm(dim=-1)
         direction = vectors / distance[:, None]

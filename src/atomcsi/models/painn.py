@@ -9,8 +9,8 @@ from torch import nn
 
 from atomcsi.catalogue import Graph
 from atomcsi.models import fairchem  # noqa: F401 - before fairchem's own modules
-from atomcsi.models.base import Backbone, Features
-from atomcsi.models.edges import EdgeBatch, EdgeCollate, EdgeReadout
+from atomcsi.models.base import Features
+from atomcsi.models.edges import EdgeBackbone, EdgeBatch, EdgeCollate, EdgeReadout
 from atomcsi.structure import MAX_ATOMIC_NUMBER
 
 # isort: split
@@ -19,7 +19,7 @@ from fairchem.core.models.gemnet.layers.radial_basis import RadialBasis
 from fairchem.core.models.painn.painn import PaiNNMessage, PaiNNUpdate
 
 
-class PaiNN(Backbone):
+class PaiNN(EdgeBackbone):
     """fairchem's message and update blocks on edges of ours, without its fitted scale factors.
 
     The defaults are those of fairchem for OC20. Each atom has invariant features and vectors; edges read both, the
@@ -56,6 +56,7 @@ class PaiNN(Backbone):
 
     def forward(self, batch: EdgeBatch) -> Features:
         """Computes the features of a batch of :meth:`collate`."""
+        batch = self.kept(batch)
         vectors = batch.vectors()
         distance = vectors.norm(dim=-1)
         direction, radial = vectors / distance[:, None], self.radial(distance)

@@ -9,12 +9,12 @@ from torch import nn
 from torch_geometric.nn.models import SchNet as PygSchNet
 
 from atomcsi.catalogue import Graph
-from atomcsi.models.base import Backbone, Features
-from atomcsi.models.edges import EdgeBatch, EdgeCollate, EdgeReadout
+from atomcsi.models.base import Features
+from atomcsi.models.edges import EdgeBackbone, EdgeBatch, EdgeCollate, EdgeReadout
 from atomcsi.structure import MAX_ATOMIC_NUMBER
 
 
-class SchNet(Backbone):
+class SchNet(EdgeBackbone):
     """SchNet's interaction blocks on edges of ours, which know periodic images.
 
     The defaults are those of fairchem for OC20. Its features are smooth functions of the positions: edges fade out
@@ -49,6 +49,7 @@ class SchNet(Backbone):
 
     def forward(self, batch: EdgeBatch) -> Features:
         """Computes the features of a batch of :meth:`collate`."""
+        batch = self.kept(batch)
         vectors = batch.vectors()
         distance = vectors.norm(dim=-1)
         radial = self.radial(distance)

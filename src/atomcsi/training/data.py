@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from torch.utils.data import Dataset
 
+from atomcsi.catalogue import Graph
 from atomcsi.errors import InputError
 from atomcsi.structure import MAX_ATOMIC_NUMBER, Structure
 from atomcsi.structure_batch import FORCES, StructureBatch
@@ -23,13 +24,22 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
         target: ``forces``, ``energy``, the property that takes the energy's place, or ``noise``, which needs no label.
         limit: How many structures at most; all if None.
         seed: Seed of the draw.
+        graph: Graph of the structures; the model's own if None.
 
     Raises:
         InputError: The structures do not have that label.
     """
 
-    def __init__(self, store: StructureLMDB, *, target: str, limit: int | None = None, seed: int = 0) -> None:
-        self.store, self.target = store, target
+    def __init__(
+        self,
+        store: StructureLMDB,
+        *,
+        target: str,
+        limit: int | None = None,
+        seed: int = 0,
+        graph: Graph | None = None,
+    ) -> None:
+        self.store, self.target, self.graph = store, target, graph
         population = len(store)
         size = population if limit is None else min(limit, population)
         self.indices = np.sort(np.random.default_rng(seed).choice(population, size, replace=False))
@@ -70,6 +80,18 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
     def natoms(self) -> np.ndarray:
         """Number of atoms of each structure drawn, shape (structures,)."""
         return self.store.natoms[self.indices]
+
+    @property
+    def nedges(self) -> np.ndarray:
+        """Number of edges of each structure at most, shape (structures,); all are periodic, or none, as the first.
+
+        Raises:
+            InputError: The graph is the model's own.
+        """
+        if self.graph is None:
+            mend = "give the dataset a graph in datasets.yaml, or set max_atoms in place of max_edges"
+            raise InputError(self.store.path, "has no graph of its own whose edges could be counted", mend=mend)
+        return self.graph.edges_at_most(self.natoms, periodic=bool(np.any(self.store[int(self.indices[0])].pbc)))
 
     @property
     def reference(self) -> np.ndarray | None:

@@ -39,6 +39,11 @@ class NoisyStructures(Dataset[Structure]):
         """Number of atoms of each structure, shape (structures,)."""
         return self.structures.natoms
 
+    @property
+    def nedges(self) -> np.ndarray:
+        """Number of edges of each structure at most, shape (structures,)."""
+        return self.structures.nedges
+
     def of_epoch(self, positions: Sequence[int], epoch: int) -> StructureBatch:
         """Returns several structures with the noise of an epoch."""
         # In ascending order, in which those of a mix come: each keeps its own noise.

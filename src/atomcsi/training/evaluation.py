@@ -50,7 +50,7 @@ def evaluate(model: TrainedModel, structures: LabelledStructures, unit: str, set
     classes, class_of = _Means(len(names)), structures.store.classes[structures.indices]
     found, labels, done = [], [], 0
     progress = Progress("test", total=len(structures), unit="structures")
-    for loaded in loader(structures, Batches(structures.natoms, settings), collate=model.collate):
+    for loaded in loader(structures, Batches.of(structures, settings), collate=model.collate):
         batch = loaded.atoms.to(model.device)
         prediction = model.predict(batch)
         if structures.target == "forces":

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from atomcsi.config import BackboneSpec
 from atomcsi.errors import AtomcsiError
 from atomcsi.files import versions
+from atomcsi.jobs import process_rank
 from atomcsi.models.base import Collate
 from atomcsi.models.batch import AtomBatch
 from atomcsi.models.potential import Potential, build_backbone
@@ -48,7 +49,7 @@ def fit(
     seed: int,
     execution: Execution,
     title: str,
-) -> TrainedModel:
+) -> TrainedModel | None:
     """Trains, or goes on with, a potential; its work is in ``folder/checkpoints`` until the outputs are written.
 
     Args:
@@ -62,7 +63,7 @@ def fit(
         title: What progress and messages call it.
 
     Returns:
-        The model with the weights of its best validation.
+        The model with the weights of its best validation; None in all processes that share its steps but the first.
 
     Raises:
         AtomcsiError: The data cannot be trained on, the loss is not finite, or a signal asked to stop.
@@ -112,6 +113,8 @@ def fit(
             module.history = progressed["history"]
         else:
             trainer.fit(module, datamodule=loaders, ckpt_path=last, weights_only=True)
+    if process_rank() > 0:
+        return None  # the first process removes what was saved as soon as its outputs are written
     potential.load_state_dict(read_checkpoint(work / BEST))
     best = min(module.history, key=lambda record: record["val_loss"])
     progress.finish(f"best val loss {best['val_loss']:.4g} after epoch {best['epoch']:.3g}")
@@ -162,7 +165,7 @@ class Loaders(pl.LightningDataModule):
 
     def batches(self, **share: int) -> Batches:
         """Returns the steps of the training, or a share; see :class:`~atomcsi.training.loading.Batches`."""
-        return Batches(self._structures.natoms, self._settings, epochs=self._settings.epochs, seed=self._seed, **share)
+        return Batches.of(self._structures, self._settings, epochs=self._settings.epochs, seed=self._seed, **share)
 
     def first(self, structures: int) -> AtomBatch:
         """Returns the first structures of the training as one batch."""
@@ -176,7 +179,7 @@ class Loaders(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[LoadedBatch]:
         """This process's share of the validation structures."""
-        batches = Batches(self._validation.natoms, self._settings, **self._share())
+        batches = Batches.of(self._validation, self._settings, **self._share())
         return loader(self._validation, batches, collate=self._collate, workers=self._execution.workers)
 
     def _share(self) -> dict[str, int]:

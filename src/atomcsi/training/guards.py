@@ -55,11 +55,11 @@ def _worker_died(module: PotentialModule, execution: Execution) -> AtomcsiError:
 def _too_large(module: PotentialModule, execution: Execution) -> AtomcsiError:
     batch = module.batch
     size = "" if batch is None else f"; {len(batch.atoms)} structures of {len(batch.atoms.numbers)} atoms in a batch"
-    return _stopped(
-        module,
-        f"out of memory{size} (raise parts={execution.parts}: a step is then computed in more, smaller parts, with the"
-        " same result)",
-    )
+    mend = f"raise parts={execution.parts}: a step is then computed in more, smaller parts, with the same result"
+    if batch is not None and len(batch.atoms) == 1:
+        size = f"; a single structure, {batch.sources[0]}, of {len(batch.atoms.numbers)} atoms"
+        mend = "use a device with more memory, or a smaller backbone"
+    return _stopped(module, f"out of memory{size} ({mend})")
 
 
 def _stopped(module: PotentialModule, problem: str) -> AtomcsiError:

@@ -51,6 +51,11 @@ class JoinedStructures(Dataset[Structure], Sequence[Structure]):
         """Number of atoms of each structure drawn, shape (structures,)."""
         return np.concatenate([part.natoms for part in self.parts])
 
+    @property
+    def nedges(self) -> np.ndarray:
+        """Number of edges of each structure at most, shape (structures,)."""
+        return np.concatenate([part.nedges for part in self.parts])
+
     def _places(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the part of each position, and where in that part it is."""
         part = np.searchsorted(self._ends, positions, side="right")

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from atomcsi.errors import AtomcsiError
 from atomcsi.models.base import Collate
 from atomcsi.models.batch import AtomBatch
-from atomcsi.training.data import LabelledStructures
 from atomcsi.training.settings import TrainSettings
+from atomcsi.training.training_data import Drawn
 
 #: Batches that a worker keeps ready.
 _PREFETCH = 4
@@ -76,6 +76,7 @@ class Batches(Sampler[Share]):
     Args:
         natoms: Number of atoms of each structure, shape (structures,).
         settings: Sizes of batches.
+        nedges: Number of edges of each, shape (structures,); needed with ``max_edges``.
         epochs: How often each structure comes.
         seed: Seed of the order; None to keep that of the structures.
         start: Steps that an earlier run has done.
@@ -89,6 +90,7 @@ class Batches(Sampler[Share]):
         natoms: np.ndarray,
         settings: TrainSettings,
         *,
+        nedges: np.ndarray | None = None,
         epochs: int = 1,
         seed: int | None = None,
         start: int = 0,
@@ -100,6 +102,22 @@ class Batches(Sampler[Share]):
         # Epochs are shuffled by seed + epoch: seeds 0, 1, 2 would share all but a few of their orders.
         self._seed = None if seed is None else int(np.random.SeedSequence(seed).generate_state(1)[0])
         self._start, self._rank, self._world, self._parts = start, rank, world, parts
+        #: What steps have a budget of, by structure, with the budget.
+        self._budgets = [
+            (np.asarray(sizes, np.int64), budget)
+            for sizes, budget in ((natoms, settings.max_atoms), (nedges, settings.max_edges))
+            if budget is not None
+        ]
+
+    @classmethod
+    def of(cls, structures: Drawn, settings: TrainSettings, **options: Any) -> Batches:
+        """Returns the steps of a training on structures; options as for the class.
+
+        Raises:
+            InputError: There is a budget of edges, but a dataset has no graph of its own.
+        """
+        nedges = None if settings.max_edges is None else structures.nedges
+        return cls(structures.natoms, settings, nedges=nedges, **options)
 
     def __len__(self) -> int:
         """Number of shares in all, with those that an earlier run has done."""
@@ -108,7 +126,7 @@ class Batches(Sampler[Share]):
     @cached_property
     def ends(self) -> np.ndarray:
         """Number of steps until the end of each epoch, shape (epochs,)."""
-        if self._settings.max_atoms is None:
+        if not self._budgets:
             return np.arange(1, self._epochs + 1) * -(-len(self._natoms) // self._settings.batch_size)
         return np.cumsum([len(self.epoch(number)) for number in range(self._epochs)])
 
@@ -139,22 +157,20 @@ class Batches(Sampler[Share]):
 
     def _cuts(self, order: np.ndarray) -> list[int]:
         """Where batches start, but for the first."""
-        size, budget = self._settings.batch_size, self._settings.max_atoms
-        if budget is None:
+        size = self._settings.batch_size
+        if not self._budgets:
             return list(range(size, len(order), size))
-        ends, cuts, start = np.cumsum(self._natoms[order]), [], 0
+        sums = [(np.concatenate([[0], np.cumsum(sizes[order])]), budget) for sizes, budget in self._budgets]
+        cuts, start = [], 0
         while True:
-            before = ends[start - 1] if start else 0
-            fitting = int(np.searchsorted(ends, before + budget, side="right"))
+            fitting = min(int(np.searchsorted(ends, ends[start] + budget, side="right")) - 1 for ends, budget in sums)
             start = min(max(fitting, start + 1), start + size)
             if start >= len(order):
                 return cuts
             cuts.append(start)
 
 
-def loader(
-    structures: LabelledStructures, batches: Sampler[Share], *, collate: Collate, workers: int = 0
-) -> DataLoader[Loaded]:
+def loader(structures: Drawn, batches: Sampler[Share], *, collate: Collate, workers: int = 0) -> DataLoader[Loaded]:
     """Returns what yields the structures of each step as a batch.
 
     Args:
@@ -188,7 +204,7 @@ def unpacked(batch: Loaded) -> LoadedBatch:
 class _Reading(Dataset[LoadedBatch]):
     """Whole batches, read and put together by whichever process asks for them."""
 
-    def __init__(self, structures: LabelledStructures, collate: Collate) -> None:
+    def __init__(self, structures: Drawn, collate: Collate) -> None:
         self._structures, self._collate = structures, collate
 
     def __getitems__(self, share: Share) -> Loaded:

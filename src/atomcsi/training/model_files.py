@@ -110,8 +110,15 @@ class TrainedModel:
 
         Args:
             batch: Structures, on the model's device.
+
+        Raises:
+            AtomcsiError: They do not fit into its memory.
         """
-        found = self.potential(batch)
+        try:
+            found = self.potential(batch)
+        except torch.OutOfMemoryError as error:
+            problem = f"out of memory; {len(batch)} structures of {len(batch.numbers)} atoms in a batch"
+            raise AtomcsiError(f"{problem} (take fewer at once, or a device with more memory)") from error
         energy = forces = None
         if found.energy is not None:
             energy = (

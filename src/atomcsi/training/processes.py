@@ -69,7 +69,7 @@ class Execution:
             "accumulate_grad_batches": self.parts,
         }
         if self.world > 1:
-            # Heads that a dataset of a mix lacks, and outputs that no head reads, have no gradient in a step.
+            # Outputs of a backbone that no head reads have no gradient in a step.
             options["strategy"] = DDPStrategy(
                 find_unused_parameters=True, cluster_environment=self._environment(), process_group_backend=None
             )

@@ -22,9 +22,11 @@ class DepthFactors(Entry):
 class TrainSettings(Entry):
     """How a model is trained; one model for pretraining and finetuning.
 
-    A step takes ``batch_size`` structures, or fewer if these have more than ``max_atoms`` atoms, in all processes
-    together: on more GPUs, the same steps are taken with the same learning rate. With ``bucket`` above 1, structures
-    of about the same size come together: those of that many batches are sorted by size before they are distributed.
+    A step takes ``batch_size`` structures, or fewer if these have more than ``max_atoms`` atoms or could have more
+    than ``max_edges`` edges, in all processes together: on more GPUs, the same steps are taken with the same learning
+    rate. Edges are counted by the datasets' graphs, as if every atom had all its neighbours. With ``bucket`` above 1,
+    structures of about the same size come together: those of that many batches are sorted by size before they are
+    distributed.
 
     The model is validated each ``val_interval`` of an epoch. The learning rate warms up, follows a cosine to
     ``final_factor`` at the end of ``cosine_epochs`` (by default the last one), and is multiplied by
@@ -44,6 +46,7 @@ class TrainSettings(Entry):
     epochs: PositiveInt
     batch_size: PositiveInt
     max_atoms: PositiveInt | None = None
+    max_edges: PositiveInt | None = None
     bucket: PositiveInt = 1
     learning_rate: Annotated[float, Field(gt=0)]
     energy_weight: Annotated[float, Field(ge=0)] = 1.0

@@ -14,14 +14,18 @@ from atomcsi.training.model_files import SCHEMA as MODEL_SCHEMA
 
 
 def pretraining_table(cards: Sequence[Path]) -> pd.DataFrame:
-    """One row per pretrained model: init, seed, budget, size, best epoch, validation loss, seconds."""
+    """One row per pretrained model: init, seed, budget, size, best epoch, validation loss, seconds, GPU-hours, kWh."""
+    costs = ["gpu_hours", "kwh"]
     columns = ["seed", "structures", "budget", "atoms", "parameters", "best_epoch", "seconds"]
     rows: list[dict[str, Any]] = []
     for card in (read_json(path, MODEL_SCHEMA) for path in cards):
         losses = [record["val_loss"] for record in card["history"]]
-        rows.append({"init": card["dataset"], **{name: card[name] for name in columns}, "val_loss": min(losses)})
+        took = {name: card["costs"][name] for name in costs}
+        rows.append(
+            {"init": card["dataset"], **{name: card[name] for name in columns}, **took, "val_loss": min(losses)}
+        )
     # Named even without rows: from scratch alone nothing is pretrained.
-    return pd.DataFrame(rows, columns=["init", *columns, "val_loss"])
+    return pd.DataFrame(rows, columns=["init", *columns, *costs, "val_loss"])
 
 
 def finetuning_table(metrics: Sequence[Path]) -> pd.DataFrame:

@@ -9,7 +9,6 @@ from atomcsi.catalogue import Graph
 from atomcsi.config import BackboneSpec, Task, TrainSettings
 from atomcsi.errors import ConfigError
 from atomcsi.files import remove, write_json
-from atomcsi.jobs import process_rank
 from atomcsi.mixes import NamedMix, structures_of
 from atomcsi.mixtures import read_mixes
 from atomcsi.report.model_card import write_model_card
@@ -56,6 +55,10 @@ def pretrain(
         AtomcsiError: The data cannot be trained on, the loss is not finite, or a signal asked to stop.
     """
     graphs = [None] * len(train) if graphs is None else graphs
+    if not len(train) == len(val) == len(graphs):
+        raise ConfigError(
+            f"{len(train)} files to train on, {len(val)} to validate on and {len(graphs)} graphs: give one a dataset"
+        )
     counts = [settings.structures]
     if mix is not None:
         parts = _parts_of_mix(mix, train, settings.structures, mixtures)
@@ -73,7 +76,7 @@ def pretrain(
         data, folder, backbone=backbone, settings=settings, init=None, seed=seed, execution=execution,
         title=f"pretrain {data.name} seed {seed}",
     )  # fmt: skip
-    if process_rank() > 0:
+    if model is None:
         return
     save_model(folder, model.potential, model.card)
     write_model_card(folder)
@@ -120,10 +123,10 @@ def finetune(
         data, folder, backbone=backbone, settings=task.finetune, init=init, seed=seed, execution=execution,
         title=f"finetune {task_name} from {start} seed {seed}",
     )  # fmt: skip
-    if process_rank() > 0:
+    if model is None:
         return
     save_model(folder, model.potential, model.card)
-    test = LabelledStructures(splits["test"], target=task.target)
+    test = LabelledStructures(splits["test"], target=task.target, graph=graph)
     metrics = {
         "task": task_name,
         "dataset": model.card["dataset"],

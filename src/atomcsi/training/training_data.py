@@ -77,9 +77,11 @@ class TrainingData:
         for part, other in zip(train, val, strict=True):
             if "energy" in heads_of(settings):
                 _check_energies(target, part, other)
-        draws = [_draw(part, target, count, seed) for part, count in zip(train, counts, strict=True)]
+        graphs = [None] * len(train) if graphs is None else list(graphs)
+        draws = [_draw(part, target, *each, seed) for part, *each in zip(train, counts, graphs, strict=True)]
         validation = [
-            LabelledStructures(part, target=target.target, limit=settings.val_structures, seed=seed) for part in val
+            LabelledStructures(part, target=target.target, limit=settings.val_structures, seed=seed, graph=graph)
+            for part, graph in zip(val, graphs, strict=True)
         ]
         return cls(
             name=name or train[0].metadata["provenance"]["dataset"],
@@ -88,7 +90,7 @@ class TrainingData:
             train=_joined(draws, settings, seed),
             val=_joined(validation, settings, seed + 1),
             normaliser=Normaliser.join([_normaliser(part, target, settings) for part in train]),
-            graphs=[None] * len(train) if graphs is None else list(graphs),
+            graphs=graphs,
         )
 
     def plan(self) -> dict[str, Any]:
@@ -130,8 +132,8 @@ def _check_energies(target: Target, train: StructureLMDB, val: StructureLMDB) ->
         check_elements(train, val)
 
 
-def _draw(store: StructureLMDB, target: Target, count: int, seed: int) -> LabelledStructures:
-    structures = LabelledStructures(store, target=target.target, limit=count, seed=seed)
+def _draw(store: StructureLMDB, target: Target, count: int, graph: Graph | None, seed: int) -> LabelledStructures:
+    structures = LabelledStructures(store, target=target.target, limit=count, seed=seed, graph=graph)
     if len(structures) < count:
         problem = f"has {len(structures)} structures where {count} are to be trained on"
         raise InputError(store.path, problem, mend="lower `structures` or choose a larger split")

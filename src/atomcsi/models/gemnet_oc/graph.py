@@ -205,9 +205,7 @@ def _limits(batch: AtomBatch, settings: GraphSettings, graphs: Sequence[Graph | 
         if graph is None:
             continue
         own = dataset == position
-        cutoff[own], neighbors[own] = graph.cutoff, graph.max_neighbors
-        for size, limit in sorted(graph.max_neighbors_above.items()):
-            neighbors[own & (natoms > size)] = limit
+        cutoff[own], neighbors[own] = graph.cutoff, graph.neighbors(natoms[own])
     return _Limits(cutoff, neighbors)
 
 

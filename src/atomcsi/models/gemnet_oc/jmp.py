@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from atomcsi.errors import InputError
-from atomcsi.extractors.checkpoints import load_weights
+from atomcsi.models.checkpoints import load_weights
 from atomcsi.models.gemnet_oc.model import GemNetOC
 from atomcsi.models.gemnet_oc.published import published_weights
 

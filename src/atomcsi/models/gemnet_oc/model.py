@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from atomcsi.catalogue import Graph
 from atomcsi.errors import ConfigError
-from atomcsi.extractors.checkpoints import load_weights
 from atomcsi.models.base import Backbone, Features
 from atomcsi.models.batch import AtomBatch, join
+from atomcsi.models.checkpoints import load_weights
 from atomcsi.models.gemnet_oc.bases import Bases
 from atomcsi.models.gemnet_oc.blocks import InteractionBlock, OutputBlock
 from atomcsi.models.gemnet_oc.graph import GemNetBatch, GemNetCollate, GraphSettings, build_graph

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from atomcsi.errors import InputError
-from atomcsi.extractors.checkpoints import read_checkpoint
+from atomcsi.models.checkpoints import read_checkpoint
 
 #: What the state dict holds that is no parameter, or names one for the second time: it has no moving average.
 _NO_PARAMETER = re.compile(r"rbf\.(offset|temps)$|scale_factor$|\.seq_energy_pre\.|^task_steps\.")

@@ -55,7 +55,7 @@ def read_checkpoint(path: Path, *, skip_objects: bool = False) -> Mapping[str, A
         InputError: The file does not exist, is no checkpoint, holds code, or holds no ``state_dict``.
     """
     if not path.is_file():
-        raise InputError(path, "no such checkpoint", mend="download it, or correct the path in extractors.yaml")
+        raise InputError(path, "no such checkpoint", mend="download it, or correct the path in the config")
     try:
         with torch.serialization.safe_globals(SAFE_GLOBALS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols
