@@ -69,7 +69,7 @@ def _second_order(plain: Callable[..., Tensor], inputs: tuple[Any, ...], gradien
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """X weight'; shape (rows, features)."""
+    """The product x weight', shape (rows, features)."""
     return _Linear.apply(*in_compute_type(x, weight))
 
 
