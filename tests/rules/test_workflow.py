@@ -225,7 +225,7 @@ def wait_and_kill(run: Run, target: str, sign: str) -> None:
     ("target", "sign", "resumed"),
     [
         ("results/csi_matrix.csv", "results/embeddings/*/*.parts/000001.h5", "embed "),
-        ("results/pretraining.csv", "results/pretrain/**/checkpoints/last.ckpt", "pretrain "),
+        ("results/pretraining.csv", "results/pretrain/*/ani1x-mini/**/last.ckpt", "pretrain ani1x-mini seed 0"),
         ("results/finetuning.csv", "results/finetune/**/checkpoints/last.ckpt", "finetune "),
     ],
     ids=["embed", "pretrain", "finetune"],
