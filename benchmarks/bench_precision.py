@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from atomcsi.config import load_project
 from atomcsi.jobs import set_threads
+from atomcsi.project import load_project
 from atomcsi.structure_lmdb import StructureLMDB
 from atomcsi.training.model_files import read_card
 from atomcsi.training.train import pretrain

@@ -185,7 +185,7 @@ def _json(text: str) -> Any:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from atomcsi.config import load_project, missing_checkpoint
+    from atomcsi.project import load_project, missing_checkpoint
 
     project = load_project(path=options.config)
     runs = len(project.run.inits) * len(project.run.tasks) * len(project.run.seeds)

@@ -1,27 +1,24 @@
-"""The configuration: what can be written in ``config/``, checked before anything runs.
+"""The entries of the configuration: what can be written in ``config/``.
 
 A run config (``config/demo.yaml``) names datasets, tasks, an extractor and a backbone; their entries are in the
 catalogue beside it (:mod:`atomcsi.catalogue` for the datasets; ``tasks.yaml``, ``extractors.yaml``,
-``backbones/*.yaml``). Extractors also come with the package. Every mistake ends in one
-:class:`atomcsi.errors.ConfigError` that names file, line and field.
+``backbones/*.yaml``). Extractors also come with the package. :mod:`atomcsi.project` puts them together. Every mistake
+ends in one :class:`atomcsi.errors.ConfigError` that names file, line and field.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
-from atomcsi.catalogue import ID_PATTERN, Catalogue, Dataset, Id, PositiveInt
-from atomcsi.errors import ConfigError, did_you_mean
-from atomcsi.mixes import MixSpec, Pretraining, name_of_mix, pretrainings
-from atomcsi.registry import BACKBONES, DISTANCES, EXTRACTORS, READERS, keywords, load
+from atomcsi.catalogue import ID_PATTERN, Id, PositiveInt
+from atomcsi.errors import did_you_mean
+from atomcsi.mixes import MixSpec
+from atomcsi.registry import BACKBONES, EXTRACTORS, keywords
 from atomcsi.sampling import Aggregation, Method, Resample
-from atomcsi.structure import ENERGY_UNITS
 from atomcsi.targets import MetricUnit, Target
 from atomcsi.training.settings import TrainSettings
 from atomcsi.yaml_source import Entry, YamlSource, laid_over
@@ -151,114 +148,6 @@ class RunConfig(Entry):
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
-@dataclass(frozen=True)
-class Project:
-    """A checked run config with the catalogue entries it can refer to.
-
-    Attributes:
-        run: The run config.
-        datasets: Every dataset of the catalogue by id.
-        tasks: Every task of the catalogue by id.
-        extractors: Every extractor of the catalogue by id.
-        backbones: Every backbone of the catalogue by id.
-    """
-
-    run: RunConfig
-    datasets: Catalogue | Mapping[str, Dataset]
-    tasks: Mapping[str, Task]
-    extractors: Mapping[str, ExtractorSpec]
-    backbones: Mapping[str, BackboneSpec]
-
-    @property
-    def downstream(self) -> list[str]:
-        """Downstream datasets of the run's tasks, each once, in the order of the tasks."""
-        return list(dict.fromkeys(self.tasks[task].dataset for task in self.run.tasks))
-
-    @property
-    def pretrainings(self) -> dict[str, Pretraining]:
-        """Every pretraining that an init of the run can stand for, by the name of its results."""
-        return pretrainings(self.run.upstream, self.run.mixes, self.downstream)
-
-    def pretrain_settings(self, name: str) -> TrainSettings:
-        """The settings of a pretraining, which mixes may change."""
-        spec = self.pretrainings[name].spec
-        return TrainSettings.model_validate(self.run.pretrain.model_dump() | (spec.pretrain if spec else {}))
-
-    def start(self, init: str, task: str) -> str:
-        """Name of the pretraining that an init stands for in a task, but for ``csi``, which is not known before."""
-        mix = self.run.mixes.get(init)
-        return name_of_mix(init, self.tasks[task].dataset if mix is not None and mix.kind == "nearest" else None)
-
-    @property
-    def distances(self) -> list[str]:
-        """Every distance that the run measures; the first one selects."""
-        return [self.run.distance, *self.run.also_measure]
-
-    @property
-    def used_datasets(self) -> list[str]:
-        """Every dataset that the run needs, upstream first."""
-        return [*self.run.upstream, *self.downstream]
-
-    def entries(self) -> dict[str, Any]:
-        """Returns the run config and the entries it uses as plain data; :meth:`from_entries` takes them back."""
-        used = {
-            "datasets": self.used_datasets,
-            "tasks": self.run.tasks,
-            "extractors": [self.run.embedding.extractor],
-            "backbones": [self.run.backbone],
-        }
-        # Where files were taken from changes nothing in the results.
-        return {"run": self.run.model_dump(mode="json", exclude={"mirror"})} | {
-            kind: {name: getattr(self, kind)[name].model_dump(mode="json") for name in names}
-            for kind, names in used.items()
-        }
-
-    @classmethod
-    def from_entries(cls, entries: Mapping[str, Any]) -> Project:
-        """Returns a project of the entries that :meth:`entries` gave."""
-        models = {"datasets": Dataset, "tasks": Task, "extractors": ExtractorSpec, "backbones": BackboneSpec}
-        return cls(
-            run=RunConfig.model_validate(entries["run"]),
-            **{
-                kind: {name: model.model_validate(entry) for name, entry in entries[kind].items()}
-                for kind, model in models.items()
-            },
-        )
-
-
-def load_project(
-    config: Mapping[str, Any] | None = None,
-    *,
-    path: Path | str = "config/demo.yaml",
-    root: Path | str = ".",
-) -> Project:
-    """Loads and checks a run config and the catalogue beside it.
-
-    Args:
-        config: The run config as Snakemake merged it from files and ``--config``; None to read it from ``path``.
-        path: The run config's file, for messages, and the folder of the catalogue.
-        root: Folder that packaged files (``files: [{path: ...}]``) are relative to.
-
-    Raises:
-        ConfigError: Anything is wrong; names file, line, field and the likely meaning.
-    """
-    path = Path(path)
-    run_source = YamlSource(path) if path.exists() or config is None else YamlSource(path, {})
-    run = run_source.parse(RunConfig, run_source.content if config is None else dict(config))
-    catalogue = path.parent
-    datasets = Catalogue(catalogue)
-    tasks = YamlSource(catalogue / "tasks.yaml").parse_all(Task, ID_PATTERN)
-    extractors = extractor_catalogue(catalogue / "extractors.yaml")
-    backbones = {
-        file.stem: source.parse(BackboneSpec, source.content)
-        for file in sorted((catalogue / "backbones").glob("*.yaml"))
-        for source in [YamlSource(file)]
-    }
-    project = Project(run, datasets, tasks, extractors, backbones)
-    _check_references(project, run_source, catalogue, Path(root))
-    return project
-
-
 def extractor_catalogue(changes: Path | None = None) -> dict[str, ExtractorSpec]:
     """Returns the extractors that come with atomcsi by id, with a project's additions and changes.
 
@@ -283,117 +172,3 @@ def parse_entry(model: type[T], content: Any, origin: str) -> T:
         ConfigError: It is wrong; names ``origin`` and the field.
     """
     return YamlSource(Path(origin), content).parse(model, content)
-
-
-def _check_dataset(datasets: Catalogue, name: str, root: Path) -> None:
-    """Checks what the entry of a dataset says of its reader and of its packaged files."""
-    dataset = datasets[name]
-    if not {"train", "val"} <= set(dataset.splits):
-        raise datasets.error(name, ("split",), "needs a train and a val split")
-    implementation = load(READERS, dataset.reader.format)
-    try:
-        inspect.signature(implementation).bind(root, part=None, **dataset.reader.options)
-    except TypeError as error:
-        raise datasets.error(name, ("reader",), f"{dataset.reader.format}: {error}") from None
-    for key in dataset.properties:
-        if key not in implementation.properties:
-            hint = did_you_mean(key, implementation.properties)
-            raise datasets.error(name, ("properties", key), f"unknown property '{key}'{hint}")
-    for position, file in enumerate(dataset.files):
-        if file.path is not None and not (root / file.path).is_file():
-            raise datasets.error(name, ("files", position, "path"), f"no such file: {file.path}")
-
-
-def _check_inits(run: RunConfig, run_source: YamlSource) -> None:
-    """Checks that mixes are made of upstreams, and that inits have names of their own."""
-    taken = {*run.upstream, "csi", "scratch"}
-    for key, names in (("mixes", run.mixes), ("checkpoints", run.checkpoints)):
-        for name in names:
-            if name in taken:
-                raise run_source.error((key, name), "is the name of another init")
-        taken |= set(names)
-    for name, mix in run.mixes.items():
-        for dataset in {*mix.datasets, *getattr(mix, "sizes", {})}:
-            run_source.known("mixes", name, name=dataset, entries=run.upstream, kind="upstream")
-        run_source.parse(TrainSettings, run.pretrain.model_dump() | mix.pretrain, ("mixes", name, "pretrain"))
-
-
-def _check_references(project: Project, run_source: YamlSource, catalogue: Path, root: Path) -> None:
-    """Checks what no single entry can know: that ids exist, roles fit and packaged files are there."""
-    run = project.run
-    for position, name in enumerate(run.upstream):
-        run_source.known("upstream", position, name=name, entries=project.datasets, kind="dataset")
-        if project.datasets[name].role != "upstream":
-            raise run_source.error(("upstream", position), f"dataset '{name}' has the role 'downstream'")
-    for position, name in enumerate(run.tasks):
-        run_source.known("tasks", position, name=name, entries=project.tasks, kind="task")
-    extractor = run.embedding.extractor
-    run_source.known("embedding", "extractor", name=extractor, entries=project.extractors, kind="extractor")
-    run_source.known("distance", name=run.distance, entries=DISTANCES, kind="distance")
-    for position, name in enumerate(run.also_measure):
-        run_source.known("also_measure", position, name=name, entries=DISTANCES, kind="distance")
-    if run.distance in run.also_measure:
-        raise run_source.error(("also_measure",), f"names '{run.distance}', which is the distance already")
-    run_source.known("backbone", name=run.backbone, entries=project.backbones, kind="backbone")
-    _check_inits(run, run_source)
-    inits = {*run.upstream, *run.mixes, *run.checkpoints, "csi", "scratch"}
-    for position, name in enumerate(run.inits):
-        run_source.known("inits", position, name=name, entries=inits, kind="init")
-    for key in ("upstream", "tasks", "also_measure", "inits", "seeds"):
-        values = getattr(run, key)
-        if len(set(values)) != len(values):
-            raise run_source.error((key,), "names something twice")
-
-    task_source = YamlSource(catalogue / "tasks.yaml")
-    for name in run.tasks:
-        dataset = project.tasks[name].dataset
-        task_source.known(name, "dataset", name=dataset, entries=project.datasets, kind="dataset")
-    for name in project.used_datasets:
-        _check_dataset(project.datasets, name, root)
-    for name in run.tasks:
-        task = project.tasks[name]
-        dataset = project.datasets[task.dataset]
-        if dataset.role != "downstream":
-            raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has the role 'upstream'")
-        if "test" not in dataset.splits:
-            raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has no test split")
-        task_source.known(
-            name, "target", name=task.target, entries={"forces", "energy", *dataset.properties}, kind="target"
-        )
-        kept = "eV/angstrom" if task.target == "forces" else dataset.properties.get(task.target, "eV")
-        kept = "eV" if kept in ENERGY_UNITS else kept
-        if task.unit not in (kept, f"m{kept}"):
-            raise task_source.error((name, "unit"), f"'{task.unit}' is no unit of {task.target}")
-
-
-def missing_checkpoint(project: Project, path: Path | str, root: Path | str = ".") -> ConfigError | None:
-    """Returns the error of a run whose extractor's checkpoint is not there, None if all is well.
-
-    Only embedding needs the checkpoint, so a run config without it is good for everything before.
-
-    Args:
-        project: The checked run.
-        path: The run config's file.
-        root: Folder that the checkpoint's path is relative to.
-    """
-    name = project.run.embedding.extractor
-    checkpoint = project.extractors[name].options.get("checkpoint")
-    if checkpoint is None or (Path(root) / checkpoint).is_file():
-        return None
-    source = YamlSource(Path(path).parent / "extractors.yaml")
-    return source.error((name, "options", "checkpoint"), f"no such file: {checkpoint} (put it there to embed)")
-
-
-def missing_init(project: Project, name: str, path: Path | str, root: Path | str = ".") -> ConfigError | None:
-    """Returns the error of a run whose init is a published checkpoint that is not there, None if all is well.
-
-    Args:
-        project: The checked run.
-        name: The init.
-        path: The run config's file.
-        root: Folder that the checkpoint's path is relative to.
-    """
-    checkpoint = project.run.checkpoints[name]
-    if (Path(root) / checkpoint).is_file():
-        return None
-    return YamlSource(Path(path)).error(("checkpoints", name), f"no such file: {checkpoint} (put it there to finetune)")

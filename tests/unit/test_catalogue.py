@@ -9,9 +9,9 @@ import yaml
 from pydantic import ValidationError
 
 from atomcsi.catalogue import Catalogue, FoldSplit, RandomSplit, SourceFile
-from atomcsi.config import load_project
 from atomcsi.convert import open_reader
 from atomcsi.errors import ConfigError
+from atomcsi.project import load_project
 from atomcsi.registry import READERS, load
 
 

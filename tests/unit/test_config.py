@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from atomcsi.config import Project, TrainSettings, extractor_catalogue, load_project, missing_checkpoint, missing_init
+from atomcsi.config import TrainSettings, extractor_catalogue
 from atomcsi.errors import ConfigError
+from atomcsi.project import Project, load_project, missing_checkpoint, missing_init
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from atomcsi.config import load_project
 from atomcsi.errors import ConfigError
 from atomcsi.mixes import MixSpec, structures_of
+from atomcsi.project import load_project
 from atomcsi.structure_batch import StructureBatch
 from atomcsi.training.data import LabelledStructures
 from atomcsi.training.joined import JoinedStructures

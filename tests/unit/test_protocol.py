@@ -9,9 +9,9 @@ import yaml
 from pydantic import ValidationError
 
 from atomcsi.catalogue import Graph
-from atomcsi.config import load_project
 from atomcsi.errors import InputError
 from atomcsi.models.potential import Potential, build_backbone
+from atomcsi.project import load_project
 from atomcsi.training.data import LabelledStructures
 from atomcsi.training.denoising import NoisyStructures
 from atomcsi.training.joined import JoinedStructures

@@ -6,9 +6,11 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from atomcsi.config import BackboneSpec, Dataset, ExtractorSpec, Project, RunConfig, Task
+from atomcsi.catalogue import Dataset
+from atomcsi.config import BackboneSpec, ExtractorSpec, RunConfig, Task
 from atomcsi.errors import AtomcsiError
 from atomcsi.files import write_json
+from atomcsi.project import Project
 from atomcsi.report.figures import FIGURES, draw
 from atomcsi.report.outcome import (
     Errors,

@@ -8,7 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from atomcsi.catalogue import Conversion
-from atomcsi.config import load_project, missing_checkpoint, missing_init
+from atomcsi.project import load_project, missing_checkpoint, missing_init
 from atomcsi.errors import AtomcsiError
 from atomcsi.registry import (
     BACKBONES,

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from atomcsi.config import Project
 from atomcsi.embeddings import Embedding
 from atomcsi.files import versions
 from atomcsi.jobs import job
+from atomcsi.project import Project
 from atomcsi.report.page import merged_versions, write_report
 from atomcsi.report.tables import Tables
 

@@ -13,8 +13,8 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
-from atomcsi.config import Project
 from atomcsi.files import atomic_path
+from atomcsi.project import Project
 from atomcsi.registry import DISTANCES, load
 from atomcsi.report.outcome import (
     ALL_TASKS,
