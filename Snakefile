@@ -2,10 +2,12 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 
-# A config named on the command line replaces the demo instead of being laid over it.
+# A config named on the command line replaces these instead of being laid over them.
 if not workflow.overwrite_configfiles:
 
-    configfile: "config/demo.yaml"
+    scale = config.get("scale", "demo")
+
+    configfile: "config/paper.yaml" if scale == "full" else "config/demo.yaml"
 
 
 report: "workflow/report/workflow.rst"
@@ -17,6 +19,7 @@ include: "workflow/rules/embed.smk"
 include: "workflow/rules/csi.smk"
 include: "workflow/rules/select.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/experiments.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -130,6 +130,10 @@ class RunConfig(Entry):
     selects for the task), ``checkpoints`` that others published, in their layout, and ``scratch``. ``mirror`` is a
     folder or web address that raw files are taken from where it has them, see
     :func:`atomcsi.download.fetch_files`.
+
+    ``experiments`` are those of ``experiments/`` that the report shows (``all`` of them, or a list); a run that does
+    not say so knows none. ``stand_ins`` names what stands in for what experiments name, or nothing (null), see
+    :mod:`atomcsi.experiments`.
     """
 
     title: str
@@ -145,6 +149,8 @@ class RunConfig(Entry):
     checkpoints: dict[Id, Path] = Field(default_factory=dict)
     inits: Annotated[list[Id], Field(min_length=1)]
     mirror: str | None = None
+    experiments: Literal["all"] | list[Id] | None = None
+    stand_ins: dict[Id, Id | None] = Field(default_factory=dict)
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 

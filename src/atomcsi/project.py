@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from atomcsi.catalogue import ID_PATTERN, Catalogue, Dataset
 from atomcsi.config import BackboneSpec, ExtractorSpec, RunConfig, Task, extractor_catalogue
 from atomcsi.errors import ConfigError, did_you_mean
-from atomcsi.mixes import Pretraining, name_of_mix, pretrainings
+from atomcsi.experiments import (
+    Cell,
+    Comparison,
+    Experiment,
+    Measurement,
+    Sampled,
+    read_experiment,
+    read_mixes,
+    sampled,
+    starts,
+    suffix,
+)
+from atomcsi.mixes import MixSpec, Pretraining, name_of_mix, pretrainings
 from atomcsi.registry import DISTANCES, READERS, load
 from atomcsi.structure import ENERGY_UNITS
 from atomcsi.training.settings import TrainSettings
@@ -28,6 +41,8 @@ class Project:
         tasks: Every task of the catalogue by id.
         extractors: Every extractor of the catalogue by id.
         backbones: Every backbone of the catalogue by id.
+        mixes: Every mix that can be an init, by name.
+        experiments: Every experiment by name.
     """
 
     run: RunConfig
@@ -35,16 +50,21 @@ class Project:
     tasks: Mapping[str, Task]
     extractors: Mapping[str, ExtractorSpec]
     backbones: Mapping[str, BackboneSpec]
+    mixes: Mapping[str, MixSpec] = field(default_factory=dict)
+    experiments: Mapping[str, Experiment] = field(default_factory=dict)
 
     @property
     def downstream(self) -> list[str]:
         """Downstream datasets of the run's tasks, each once, in the order of the tasks."""
         return list(dict.fromkeys(self.tasks[task].dataset for task in self.run.tasks))
 
-    @property
+    @cached_property
     def pretrainings(self) -> dict[str, Pretraining]:
-        """Every pretraining that an init of the run can stand for, by the name of its results."""
-        return pretrainings(self.run.upstream, self.run.mixes, self.downstream)
+        """Every pretraining that an init of the run or of an experiment can stand for, by the name of its results."""
+        mixes = {name: mix for name, mix in self.mixes.items() if name in {*self.run.inits, *self.run.mixes}}
+        for experiment in self.experiments.values():
+            mixes |= {start.name: start.mix for start in starts(experiment, self.run, self.mixes) if start.mix}
+        return pretrainings(self.run.upstream, mixes, self.all_downstream)
 
     def pretrain_settings(self, name: str) -> TrainSettings:
         """The settings of a pretraining, which mixes may change."""
@@ -53,13 +73,63 @@ class Project:
 
     def start(self, init: str, task: str) -> str:
         """Name of the pretraining that an init stands for in a task, but for ``csi``, which is not known before."""
-        mix = self.run.mixes.get(init)
+        mix = self.mixes.get(init)
         return name_of_mix(init, self.tasks[task].dataset if mix is not None and mix.kind == "nearest" else None)
+
+    def downstream_of(self, experiment: Experiment) -> list[str]:
+        """Downstream datasets of an experiment's tasks, each once."""
+        return list(dict.fromkeys(self.tasks[task].dataset for task in experiment.tasks))
+
+    @property
+    def all_downstream(self) -> list[str]:
+        """Downstream datasets of the run and of all experiments, each once."""
+        known = (dataset for experiment in self.experiments.values() for dataset in self.downstream_of(experiment))
+        return list(dict.fromkeys([*self.downstream, *known]))
+
+    def cells(self, experiment: Experiment) -> list[Cell]:
+        """Returns every finetuning of an experiment."""
+        return [
+            Cell(backbone, replace(start, name=self.start(start.name, task)), task, seed)
+            for backbone in experiment.backbones
+            for start in starts(experiment, self.run, self.mixes)
+            for task in experiment.tasks
+            for seed in experiment.seeds
+        ]
+
+    def measurements(self, experiment: Experiment) -> list[Measurement]:
+        """Returns what an experiment measures: every comparison to every downstream dataset."""
+        embedding = self.run.embedding
+        return [
+            Measurement(
+                comparison.label,
+                sampled(comparison, self.run)[0],
+                comparison.aggregation or embedding.aggregation,
+                comparison.distance or self.run.distance,
+                downstream,
+            )
+            for comparison in experiment.comparisons
+            for downstream in self.downstream_of(experiment)
+        ]
+
+    def name_of_embedding(self, sampled: Sampled, role: Literal["upstream", "downstream"]) -> str:
+        """Name of the embeddings of a role: the extractor, with the sampling where that is not the run's."""
+        return sampled.extractor + suffix(getattr(sampled, role), getattr(self.run.embedding, role))
+
+    @cached_property
+    def samples(self) -> dict[str, Sampled]:
+        """Every extractor with the samples that it embeds, by the name of its results."""
+        known = (comparison for experiment in self.experiments.values() for comparison in experiment.comparisons)
+        return dict(sampled(comparison, self.run) for comparison in (Comparison(label=""), *known))
 
     @property
     def distances(self) -> list[str]:
         """Every distance that the run measures; the first one selects."""
         return [self.run.distance, *self.run.also_measure]
+
+    @property
+    def reported(self) -> list[str]:
+        """Names of the experiments that the report shows."""
+        return list(self.experiments) if self.run.experiments == "all" else self.run.experiments or []
 
     @property
     def used_datasets(self) -> list[str]:
@@ -74,8 +144,9 @@ class Project:
             "extractors": [self.run.embedding.extractor],
             "backbones": [self.run.backbone],
         }
-        # Where files were taken from changes nothing in the results.
-        return {"run": self.run.model_dump(mode="json", exclude={"mirror"})} | {
+        # Where files were taken from changes nothing in the results; experiments are reported of by themselves.
+        unshown = {"mirror", "experiments", "stand_ins"}
+        return {"run": self.run.model_dump(mode="json", exclude=unshown)} | {
             kind: {name: getattr(self, kind)[name].model_dump(mode="json") for name in names}
             for kind, names in used.items()
         }
@@ -121,7 +192,15 @@ def load_project(
         for file in sorted((catalogue / "backbones").glob("*.yaml"))
         for source in [YamlSource(file)]
     }
-    project = Project(run, datasets, tasks, extractors, backbones)
+    known = catalogue / "mixes.yaml"
+    mixes = read_mixes(YamlSource(known), run) if known.exists() else {}
+    sources = [] if run.experiments is None else map(YamlSource, sorted((catalogue / "experiments").glob("*.yaml")))
+    sources = {source.path.stem: source for source in sources}
+    experiments = {name: read_experiment(source, run) for name, source in sources.items()}
+    project = Project(run, datasets, tasks, extractors, backbones, mixes | run.mixes, experiments)
+    _check_inits(project, run_source)
+    for name, source in sources.items():
+        _check_experiment(project, experiments[name], source)
     _check_references(project, run_source, catalogue, Path(root))
     return project
 
@@ -145,9 +224,10 @@ def _check_dataset(datasets: Catalogue, name: str, root: Path) -> None:
             raise datasets.error(name, ("files", position, "path"), f"no such file: {file.path}")
 
 
-def _check_inits(run: RunConfig, run_source: YamlSource) -> None:
+def _check_inits(project: Project, run_source: YamlSource) -> None:
     """Checks that mixes are made of upstreams, and that inits have names of their own."""
-    taken = {*run.upstream, "csi", "scratch"}
+    run = project.run
+    taken = {*run.upstream, "csi", "scratch", *(set(project.mixes) - set(run.mixes))}
     for key, names in (("mixes", run.mixes), ("checkpoints", run.checkpoints)):
         for name in names:
             if name in taken:
@@ -157,6 +237,26 @@ def _check_inits(run: RunConfig, run_source: YamlSource) -> None:
         for dataset in {*mix.datasets, *getattr(mix, "sizes", {})}:
             run_source.known("mixes", name, name=dataset, entries=run.upstream, kind="upstream")
         run_source.parse(TrainSettings, run.pretrain.model_dump() | mix.pretrain, ("mixes", name, "pretrain"))
+
+
+def _check_experiment(project: Project, experiment: Experiment, source: YamlSource) -> None:
+    """Checks that what an experiment names exists, stand-ins put in its place."""
+    run = project.run
+    known = {
+        "tasks": ("task", project.tasks),
+        "inits": ("init", {*run.upstream, *project.mixes, *run.checkpoints, "scratch"}),
+        "backbones": ("backbone", project.backbones),
+    }
+    for key, (kind, entries) in known.items():
+        for name in getattr(experiment, key):
+            source.known(key, name=name, entries=entries, kind=kind)
+    for position, comparison in enumerate(experiment.comparisons):
+        for key, entries in (("extractor", project.extractors), ("distance", DISTANCES)):
+            if (name := getattr(comparison, key)) is not None:
+                source.known("comparisons", position, key, name=name, entries=entries, kind=key)
+    for start in starts(experiment, run, project.mixes):
+        for dataset in start.mix.datasets if start.mix else ():
+            source.known("inits", name=dataset, entries=run.upstream, kind=f"upstream of {start.init}")
 
 
 def _check_references(project: Project, run_source: YamlSource, catalogue: Path, root: Path) -> None:
@@ -176,22 +276,24 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
     if run.distance in run.also_measure:
         raise run_source.error(("also_measure",), f"names '{run.distance}', which is the distance already")
     run_source.known("backbone", name=run.backbone, entries=project.backbones, kind="backbone")
-    _check_inits(run, run_source)
-    inits = {*run.upstream, *run.mixes, *run.checkpoints, "csi", "scratch"}
+    inits = {*run.upstream, *project.mixes, *run.checkpoints, "csi", "scratch"}
     for position, name in enumerate(run.inits):
         run_source.known("inits", position, name=name, entries=inits, kind="init")
+    for position, name in enumerate(project.reported):
+        run_source.known("experiments", position, name=name, entries=project.experiments, kind="experiment")
     for key in ("upstream", "tasks", "also_measure", "inits", "seeds"):
         values = getattr(run, key)
         if len(set(values)) != len(values):
             raise run_source.error((key,), "names something twice")
 
     task_source = YamlSource(catalogue / "tasks.yaml")
-    for name in run.tasks:
+    tasks = dict.fromkeys([*run.tasks, *(task for each in project.experiments.values() for task in each.tasks)])
+    for name in tasks:
         dataset = project.tasks[name].dataset
         task_source.known(name, "dataset", name=dataset, entries=project.datasets, kind="dataset")
-    for name in project.used_datasets:
+    for name in dict.fromkeys([*run.upstream, *(project.tasks[task].dataset for task in tasks)]):
         _check_dataset(project.datasets, name, root)
-    for name in run.tasks:
+    for name in tasks:
         task = project.tasks[name]
         dataset = project.datasets[task.dataset]
         if dataset.role != "downstream":
@@ -207,22 +309,26 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
             raise task_source.error((name, "unit"), f"'{task.unit}' is no unit of {task.target}")
 
 
-def missing_checkpoint(project: Project, path: Path | str, root: Path | str = ".") -> ConfigError | None:
-    """Returns the error of a run whose extractor's checkpoint is not there, None if all is well.
+def missing_checkpoint(
+    project: Project, path: Path | str, root: Path | str = ".", extractor: str | None = None
+) -> ConfigError | None:
+    """Returns the error of an extractor whose checkpoint is not there, None if all is well.
 
-    Only embedding needs the checkpoint, so a run config without it is good for everything before.
+    Only embedding needs the checkpoint, so a run config without it is good for everything before. What the run itself
+    makes, below ``results``, need not be there yet.
 
     Args:
         project: The checked run.
         path: The run config's file.
         root: Folder that the checkpoint's path is relative to.
+        extractor: The extractor; the run's by default.
     """
-    name = project.run.embedding.extractor
-    checkpoint = project.extractors[name].options.get("checkpoint")
-    if checkpoint is None or (Path(root) / checkpoint).is_file():
+    extractor = extractor or project.run.embedding.extractor
+    checkpoint = project.extractors[extractor].options.get("checkpoint")
+    if checkpoint is None or Path(checkpoint).parts[0] == "results" or (Path(root) / checkpoint).is_file():
         return None
     source = YamlSource(Path(path).parent / "extractors.yaml")
-    return source.error((name, "options", "checkpoint"), f"no such file: {checkpoint} (put it there to embed)")
+    return source.error((extractor, "options", "checkpoint"), f"no such file: {checkpoint} (put it there to embed)")
 
 
 def missing_init(project: Project, name: str, path: Path | str, root: Path | str = ".") -> ConfigError | None:

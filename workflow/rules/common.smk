@@ -32,6 +32,7 @@ signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 RUN = PROJECT.run
 PRETRAININGS = PROJECT.pretrainings
+EXPERIMENTS = PROJECT.experiments
 CSI_FIGURES = ["csi-matrix", "csi-sample-size"]
 if RUN.embedding.aggregation == "flat" and RUN.distance.startswith("frechet"):
     CSI_FIGURES.append("csi-elements")
@@ -42,6 +43,17 @@ FOLDS = {
     if PROJECT.datasets[dataset].split.kind == "folds"
 }
 TRAINING_FIGURES = ["finetuning", "csi-against-mae", "learning-curves"]
+# What datasets of either role are embedded as, by the name of their embeddings: extractor and sampling.
+EMBEDDED = {
+    role: {
+        PROJECT.name_of_embedding(sampled, role): (
+            sampled.extractor,
+            getattr(sampled, role),
+        )
+        for sampled in PROJECT.samples.values()
+    }
+    for role in ("upstream", "downstream")
+}
 
 
 def one_of(ids):
@@ -52,16 +64,18 @@ wildcard_constraints:
     dataset=one_of(PROJECT.datasets),
     raw=one_of(set(PROJECT.datasets.raw.values())),
     upstream=one_of(RUN.upstream),
-    downstream=one_of(PROJECT.downstream),
+    downstream=one_of(PROJECT.all_downstream),
     split="train|val|test",
-    extractor=one_of(PROJECT.extractors),
-    aggregation=RUN.embedding.aggregation,
-    distance=one_of(PROJECT.distances),
+    embedding=one_of([name for names in EMBEDDED.values() for name in names]),
+    comparison=one_of(PROJECT.samples),
+    aggregation="flat|mean|sum|max",
+    distance=one_of(DISTANCES),
     backbone=one_of(PROJECT.backbones),
     init=one_of([*PRETRAININGS, *RUN.checkpoints, "scratch"]),
     task=one_of(PROJECT.tasks),
     seed=r"\d+",
     figure=one_of([*CSI_FIGURES, *TRAINING_FIGURES]),
+    experiment=one_of(EXPERIMENTS) or "none",
 
 
 # Params are plain data: Snakemake reruns a job when they change, and only then.
@@ -118,14 +132,26 @@ def manifest_of(wildcards):
     return f"resources/raw/{PROJECT.datasets.raw[wildcards.dataset]}/manifest.json"
 
 
+def extractor_of(wildcards):
+    return PROJECT.extractors[embedded(wildcards)[0]]
+
+
+def embedded(wildcards):
+    """Extractor and sampling that a dataset is embedded with."""
+    return EMBEDDED[PROJECT.datasets[wildcards.dataset].role][wildcards.embedding]
+
+
 def checkpoint_file(wildcards):
     # Said here, where it is needed, and not before: data can be made without it.
+    name = embedded(wildcards)[0]
     if problem := missing_checkpoint(
-        PROJECT, workflow.configfiles[-1], workflow.basedir
+        PROJECT, workflow.configfiles[-1], workflow.basedir, name
     ):
         raise WorkflowError(str(problem))
-    options = PROJECT.extractors[wildcards.extractor].options
-    return in_repository(options["checkpoint"]) if "checkpoint" in options else []
+    file = PROJECT.extractors[name].options.get("checkpoint")
+    if file is None:
+        return []
+    return file if Path(file).parts[0] == "results" else in_repository(file)
 
 
 def implementation_of_conversion(wildcards):
@@ -143,20 +169,16 @@ def conversion_entry(wildcards):
 
 
 def extractor_entry(wildcards):
-    return PROJECT.extractors[wildcards.extractor].model_dump(mode="json")
+    return extractor_of(wildcards).model_dump(mode="json")
 
 
 def implementation_of_embedding(wildcards):
-    extractor = PROJECT.extractors[wildcards.extractor].implementation
+    extractor = extractor_of(wildcards).implementation
     return [implementation(EXTRACTORS, extractor), f"embed@{STEPS['embed']}"]
 
 
-def sampling_of(dataset):
-    return getattr(RUN.embedding, PROJECT.datasets[dataset].role)
-
-
 def sampling_entry(wildcards):
-    return sampling_of(wildcards.dataset).model_dump(mode="json")
+    return embedded(wildcards)[1].model_dump(mode="json")
 
 
 def backbone_entry(wildcards):
@@ -252,11 +274,18 @@ def init_option(wildcards, input):
 
 
 def embeddings_of_upstreams(wildcards):
+    name = PROJECT.name_of_embedding(PROJECT.samples[wildcards.comparison], "upstream")
     return expand(
-        "results/embeddings/{extractor}/{upstream}.h5",
-        extractor=wildcards.extractor,
+        "results/embeddings/{embedding}/{upstream}.h5",
+        embedding=name,
         upstream=RUN.upstream,
     )
+
+
+def embedding_of_downstream(wildcards):
+    sampled = PROJECT.samples[wildcards.comparison]
+    name = PROJECT.name_of_embedding(sampled, "downstream")
+    return f"results/embeddings/{name}/{wildcards.downstream}.h5"
 
 
 def embeddings_of_the_run(wildcards):
@@ -364,3 +393,68 @@ def metrics_of_the_choice(wildcards):
 
 def tables_of_folds(wildcards):
     return ["results/folds.csv"] if FOLDS else []
+
+
+def measurement_file(found):
+    return f"results/csi/{found.comparison}/{found.aggregation}/{found.distance}/{found.downstream}.json"
+
+
+def finetuning_folder(cell):
+    return f"results/finetune/{cell.backbone}/{cell.start.name}__{cell.task}/seed{cell.seed}"
+
+
+def measurements_of(wildcards):
+    experiment = EXPERIMENTS[wildcards.experiment]
+    return PROJECT.measurements(experiment) if experiment.measures else []
+
+
+def cells_of(wildcards):
+    return PROJECT.cells(EXPERIMENTS[wildcards.experiment])
+
+
+def card_of(cell):
+    if cell.start.name in PRETRAININGS:
+        return f"results/pretrain/{cell.backbone}/{cell.start.name}/seed{cell.seed}/model.json"
+
+
+def distances_of_experiment(wildcards):
+    return [measurement_file(found) for found in measurements_of(wildcards)]
+
+
+def labels_of_experiment(wildcards):
+    return [found.label for found in measurements_of(wildcards)]
+
+
+def metrics_of_experiment(wildcards):
+    return [f"{finetuning_folder(cell)}/metrics.json" for cell in cells_of(wildcards)]
+
+
+def cards_of_experiment(wildcards):
+    cards = dict.fromkeys(map(card_of, cells_of(wildcards)))
+    return [card for card in cards if card is not None]
+
+
+def starts_of_experiment(wildcards):
+    return [
+        {
+            "backbone": cell.backbone,
+            "init": cell.start.init,
+            "structures": cell.start.structures,
+            "epochs": cell.start.epochs,
+            "card": card_of(cell),
+        }
+        for cell in cells_of(wildcards)
+    ]
+
+
+def ranks_of_experiment(wildcards):
+    shown = EXPERIMENTS[wildcards.experiment].plot == "effective-rank"
+    return ["results/effective_rank.csv"] if shown else []
+
+
+def experiment_entry(wildcards):
+    return EXPERIMENTS[wildcards.experiment].model_dump(mode="json")
+
+
+def records_of_experiments(names):
+    return expand("results/figures/{experiment}.json", experiment=names)

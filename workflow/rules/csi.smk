@@ -2,13 +2,13 @@
 rule csi:
     input:
         upstream=embeddings_of_upstreams,
-        downstream="results/embeddings/{extractor}/{downstream}.h5",
+        downstream=embedding_of_downstream,
     output:
-        distances="results/csi/{extractor}/{aggregation}/{distance}/{downstream}.json",
+        distances="results/csi/{comparison}/{aggregation}/{distance}/{downstream}.json",
     log:
-        "results/logs/csi/{extractor}/{aggregation}/{distance}/{downstream}.log",
+        "results/logs/csi/{comparison}/{aggregation}/{distance}/{downstream}.log",
     benchmark:
-        "results/benchmarks/csi/{extractor}/{aggregation}/{distance}/{downstream}.tsv"
+        "results/benchmarks/csi/{comparison}/{aggregation}/{distance}/{downstream}.tsv"
     priority: 10
     group:
         "csi" if SMALL else None
@@ -60,13 +60,13 @@ rule csi_matrix:
 rule mix:
     input:
         upstream=embeddings_of_upstreams,
-        downstream="results/embeddings/{extractor}/{downstream}.h5",
+        downstream=embedding_of_downstream,
     output:
-        mixtures="results/mixtures/{extractor}/{downstream}.json",
+        mixtures="results/mixtures/{comparison}/{downstream}.json",
     log:
-        "results/logs/mix/{extractor}/{downstream}.log",
+        "results/logs/mix/{comparison}/{downstream}.log",
     benchmark:
-        "results/benchmarks/mix/{extractor}/{downstream}.tsv"
+        "results/benchmarks/mix/{comparison}/{downstream}.tsv"
     priority: 10
     group:
         "csi" if SMALL else None

@@ -21,7 +21,7 @@ with job(snakemake.log[0]):
             StructureLMDB(snakemake.input.lmdb),
             Path(snakemake.output.embedding),
             extractor=extractor,
-            name=snakemake.wildcards.extractor,
+            name=snakemake.params.name,
             spec=spec,
             sampling=Sampling.model_validate(snakemake.params.sampling),
             pool=pool,

@@ -1,0 +1,117 @@
+"""The figure of an experiment: what it is drawn from, and the files that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from atomcsi.experiments import Experiment
+from atomcsi.files import atomic_path, read_json, write_json
+from atomcsi.measure import distance_table, read_measurements
+from atomcsi.report.drawing import save, styled
+from atomcsi.report.experiment_figures import PLOTS
+from atomcsi.training.model_files import METRICS_SCHEMA
+from atomcsi.training.model_files import SCHEMA as MODEL_SCHEMA
+
+SCHEMA = "atomcsi.experiment/1"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an experiment found.
+
+    Attributes:
+        name: The experiment's name.
+        experiment: Its entry, stand-ins put in place.
+        scale: ``demo`` or ``full``.
+        csi: Distances in long form (:func:`atomcsi.measure.distance_table`), with the ``label`` of their comparison.
+        finetuning: One row per finetuning: ``backbone``, ``init``, ``structures`` and ``epochs`` of its pretraining (0
+            from scratch), ``budget`` (their product), ``task``, ``dataset``, ``unit``, ``seed``, ``mae``,
+            ``test_structures``, and ``gpu_hours``, ``kwh`` and ``seconds`` of its pretraining.
+        ranks: Effective ranks (:func:`atomcsi.effective_rank.effective_ranks`).
+    """
+
+    name: str
+    experiment: Experiment
+    scale: str
+    csi: pd.DataFrame = field(default_factory=pd.DataFrame)
+    finetuning: pd.DataFrame = field(default_factory=pd.DataFrame)
+    ranks: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @classmethod
+    def read(
+        cls,
+        name: str,
+        experiment: Experiment,
+        *,
+        scale: str,
+        distances: Sequence[Path] = (),
+        labels: Sequence[str] = (),
+        metrics: Sequence[Path] = (),
+        starts: Sequence[Mapping[str, Any]] = (),
+        cards: Sequence[Path] = (),
+        ranks: Path | None = None,
+    ) -> Results:
+        """Reads what the workflow wrote.
+
+        Args:
+            name: The experiment's name.
+            experiment: Its entry.
+            scale: The run's scale.
+            distances: Files of distances.
+            labels: Label of the comparison of each.
+            metrics: Files of finetunings' metrics.
+            starts: What each started from: ``backbone``, ``init``, ``structures``, ``epochs``, and the ``card`` of its
+                pretraining (None from scratch).
+            cards: Files of the pretrained models' cards.
+            ranks: Table of effective ranks.
+
+        Raises:
+            InputError: A file is missing or holds something else.
+        """
+        tables = [
+            distance_table([found]).assign(label=label)
+            for found, label in zip(read_measurements(distances), labels, strict=True)
+        ]
+        costs = {str(path): read_json(path, MODEL_SCHEMA) for path in cards}
+        rows = [
+            _finetuning(read_json(path, METRICS_SCHEMA), start, costs.get(start["card"]))
+            for path, start in zip(metrics, starts, strict=True)
+        ]
+        return cls(
+            name=name,
+            experiment=experiment,
+            scale=scale,
+            csi=pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),
+            finetuning=pd.DataFrame(rows),
+            ranks=pd.DataFrame() if ranks is None else pd.read_csv(ranks),
+        )
+
+
+def write_experiment(results: Results, stem: Path) -> None:
+    """Draws an experiment and writes ``stem`` with the endings ``.svg``, ``.png``, ``.csv`` and ``.json``.
+
+    The JSON file holds title, question, caption, source, scale and seeds, for the report.
+    """
+    experiment = results.experiment
+    with styled(results.name):
+        figure, table, caption = PLOTS[experiment.plot](results)
+    save(stem.with_suffix(".svg"), results.name, figure, table)
+    with styled(results.name), atomic_path(stem.with_suffix(".png")) as temporary:
+        figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
+    record = experiment.model_dump(mode="json", include={"title", "question", "source", "plot", "seeds", "tasks"})
+    record |= {"name": results.name, "scale": results.scale, "caption": f"{caption} {experiment.caption}".strip()}
+    write_json(stem.with_suffix(".json"), SCHEMA, record)
+
+
+def _finetuning(metrics: Mapping[str, Any], start: Mapping[str, Any], card: Mapping[str, Any] | None) -> dict[str, Any]:
+    row = {key: start[key] for key in ("backbone", "init", "structures", "epochs")}
+    row |= {"budget": start["structures"] * start["epochs"]}
+    row |= {key: metrics[key] for key in ("task", "dataset", "unit", "seed", "mae")}
+    row |= {"test_structures": metrics["structures"]}
+    took = {"seconds": 0.0, "gpu_hours": 0.0, "kwh": 0.0} if card is None else {**card["costs"], **card}
+    return row | {key: took[key] for key in ("seconds", "gpu_hours", "kwh")}

@@ -1,0 +1,39 @@
+rule experiment:
+    input:
+        distances=distances_of_experiment,
+        metrics=metrics_of_experiment,
+        cards=cards_of_experiment,
+        ranks=ranks_of_experiment,
+    output:
+        figure=report(
+            "results/figures/{experiment}.svg",
+            caption="../report/experiment.rst",
+            category="Experiments",
+        ),
+        image="results/figures/{experiment}.png",
+        table="results/figures/{experiment}.csv",
+        record="results/figures/{experiment}.json",
+    log:
+        "results/logs/experiment/{experiment}.log",
+    benchmark:
+        "results/benchmarks/experiment/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=one_of(EXPERIMENTS) or "none",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        scale=RUN.scale,
+        experiment=experiment_entry,
+        labels=labels_of_experiment,
+        starts=starts_of_experiment,
+    message:
+        "Draw the experiment {wildcards.experiment}"
+    script:
+        "../scripts/experiment.py"
+
+
+rule paper:
+    input:
+        records_of_experiments(EXPERIMENTS),
+        "results/report.html",
