@@ -234,7 +234,11 @@ def read_experiment(source: YamlSource, run: RunConfig) -> Experiment:
     Raises:
         ConfigError: Something is wrong; names file, line and field.
     """
-    experiment = source.parse(Experiment, StandIns(run).experiment(source.content))
+    content = StandIns(run).experiment(source.content)
+    for key, names in content.items():
+        if names == [] and source.content.get(key):
+            raise source.error((key,), "the run's 'stand_ins' has null for all of them")
+    experiment = source.parse(Experiment, content)
     defaults = {"tasks": run.tasks, "backbones": [run.backbone], "seeds": run.seeds}
     return experiment.model_copy(
         update={name: value for name, value in defaults.items() if not getattr(experiment, name)}

@@ -37,11 +37,12 @@ CSI_FIGURES = ["csi-matrix", "csi-sample-size"]
 if RUN.embedding.aggregation == "flat" and RUN.distance.startswith("frechet"):
     CSI_FIGURES.append("csi-elements")
 # Datasets that are folds, with what they are folds of.
-FOLDS = {
+FAMILIES = {
     dataset: PROJECT.datasets.raw[dataset]
-    for dataset in PROJECT.downstream
+    for dataset in PROJECT.all_downstream
     if PROJECT.datasets[dataset].split.kind == "folds"
 }
+FOLDS = {name: FAMILIES[name] for name in PROJECT.downstream if name in FAMILIES}
 TRAINING_FIGURES = ["finetuning", "csi-against-mae", "learning-curves"]
 # What datasets of either role are embedded as, by the name of their embeddings: extractor and sampling.
 EMBEDDED = {
@@ -441,6 +442,7 @@ def starts_of_experiment(wildcards):
             "init": cell.start.init,
             "structures": cell.start.structures,
             "epochs": cell.start.epochs,
+            "family": FAMILIES.get(PROJECT.tasks[cell.task].dataset),
             "card": card_of(cell),
         }
         for cell in cells_of(wildcards)

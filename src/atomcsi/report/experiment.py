@@ -29,9 +29,10 @@ class Results:
         experiment: Its entry, stand-ins put in place.
         scale: ``demo`` or ``full``.
         csi: Distances in long form (:func:`atomcsi.measure.distance_table`), with the ``label`` of their comparison.
-        finetuning: One row per finetuning: ``backbone``, ``init``, ``structures`` and ``epochs`` of its pretraining (0
-            from scratch), ``budget`` (their product), ``task``, ``dataset``, ``unit``, ``seed``, ``mae``,
-            ``test_structures``, and ``gpu_hours``, ``kwh`` and ``seconds`` of its pretraining.
+        finetuning: One row per finetuning, but one for all folds of a dataset, with their mean error: ``backbone``,
+            ``init``, ``structures`` and ``epochs`` of its pretraining (0 from scratch), ``budget`` (their product),
+            ``task``, ``dataset``, ``unit``, ``seed``, ``mae``, ``test_structures``, and ``gpu_hours``, ``kwh`` and
+            ``seconds`` of its pretraining.
         ranks: Effective ranks (:func:`atomcsi.effective_rank.effective_ranks`).
     """
 
@@ -66,7 +67,7 @@ class Results:
             labels: Label of the comparison of each.
             metrics: Files of finetunings' metrics.
             starts: What each started from: ``backbone``, ``init``, ``structures``, ``epochs``, and the ``card`` of its
-                pretraining (None from scratch).
+                pretraining (None from scratch); ``family``, the dataset that its dataset is a fold of, or None.
             cards: Files of the pretrained models' cards.
             ranks: Table of effective ranks.
 
@@ -87,7 +88,7 @@ class Results:
             experiment=experiment,
             scale=scale,
             csi=pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),
-            finetuning=pd.DataFrame(rows),
+            finetuning=_over_folds(pd.DataFrame(rows)),
             ranks=pd.DataFrame() if ranks is None else pd.read_csv(ranks),
         )
 
@@ -109,9 +110,24 @@ def write_experiment(results: Results, stem: Path) -> None:
 
 
 def _finetuning(metrics: Mapping[str, Any], start: Mapping[str, Any], card: Mapping[str, Any] | None) -> dict[str, Any]:
-    row = {key: start[key] for key in ("backbone", "init", "structures", "epochs")}
+    row = {key: start[key] for key in ("backbone", "init", "structures", "epochs", "family")}
     row |= {"budget": start["structures"] * start["epochs"]}
     row |= {key: metrics[key] for key in ("task", "dataset", "unit", "seed", "mae")}
     row |= {"test_structures": metrics["structures"]}
     took = {"seconds": 0.0, "gpu_hours": 0.0, "kwh": 0.0} if card is None else {**card["costs"], **card}
     return row | {key: took[key] for key in ("seconds", "gpu_hours", "kwh")}
+
+
+def _over_folds(finetuning: pd.DataFrame) -> pd.DataFrame:
+    """Puts one row in the place of a dataset's folds: the mean over them, as MatBench's leaderboard does."""
+    if "family" not in finetuning:
+        return finetuning
+    single, folds = (finetuning[finetuning["family"].isna() == alone] for alone in (True, False))
+    names = ["backbone", "init", "structures", "epochs", "budget", "family", "unit", "seed"]
+    means = folds.groupby(names, sort=False, as_index=False).agg(
+        mae=("mae", "mean"),
+        test_structures=("test_structures", "sum"),
+        **{cost: (cost, "first") for cost in ("seconds", "gpu_hours", "kwh")},
+    )
+    means = means.assign(task=means["family"], dataset=means["family"])
+    return pd.concat([single, means], ignore_index=True)[finetuning.columns.drop("family")]
