@@ -103,6 +103,7 @@ def embedding(tmp_path):
             known |= {
                 "drawn": int(multiplicity.sum()),
                 "distinct": count,
+                "structures": count,
                 "seconds": 1.0,
                 "sampling": {"resample": "structures"},
             }

@@ -111,6 +111,7 @@ def _record(upstream: Embedding, found: Estimate) -> dict[str, Any]:
         "low": _known(low),
         "high": _known(high),
         "by_share": [{"share": share, "value": _known(value)} for share, value in found.by_share.items()],
+        "upstream_population": upstream.provenance["structures"],
         "upstream_structures": upstream.provenance["drawn"],
         "upstream_distinct": upstream.structures,
         "upstream_atoms": upstream.provenance["atoms"],
