@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from atomcsi.config import load_project
 from atomcsi.errors import AtomcsiError, InputError
 from atomcsi.paper import KEYS, compare, read_paper_numbers, same_csi_order, same_order
+from atomcsi.project import load_project
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from atomcsi.errors import AtomcsiError
+from atomcsi.report.ranking import COEFFICIENTS, agreement, regrets
 from atomcsi.report.tables import Tables
 
 SCRATCH = "scratch"
@@ -96,14 +96,17 @@ class Outcome:
     @property
     def regret(self) -> float | None:
         """How much larger the choice's mean error is than the best upstream's: 0 if it is the best."""
-        return self.chosen.mean / self.upstreams[0].mean - 1 if self.judged else None
+        return self._regrets[self.selected] if self.judged else None
 
     @property
     def random_regret(self) -> float | None:
         """The regret to expect of an upstream picked at random."""
-        if not self.judged:
-            return None
-        return sum(errors.mean for errors in self.upstreams) / len(self.upstreams) / self.upstreams[0].mean - 1
+        return sum(self._regrets.values()) / len(self.upstreams) if self.judged else None
+
+    @property
+    def _regrets(self) -> dict[str, float]:
+        found = regrets(np.array([errors.mean for errors in self.upstreams]))
+        return dict(zip((errors.init for errors in self.upstreams), found.tolist(), strict=True))
 
     @property
     def won(self) -> bool | None:
@@ -201,27 +204,19 @@ def correlations(paired: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Task, ``n`` (upstreams; points for all tasks), ``spearman``, ``kendall``; NaN where no order can be told.
     """
-    rows, ranks, pairs = [], [], 0
-    for task, points in paired.groupby("task", sort=False):
-        row = {"task": task, "n": len(points), "spearman": math.nan, "kendall": math.nan}
-        if points["csi"].nunique() > 1 and points["mean"].nunique() > 1:
-            row["spearman"] = float(stats.spearmanr(points["csi"], points["mean"]).statistic)
-            row["kendall"] = float(stats.kendalltau(points["csi"], points["mean"]).statistic)
-            ranks.append(points[["csi", "mean"]].rank().transform(lambda column: column - column.mean()))
-            pairs += math.comb(len(points), 2)
-        rows.append(row)
-    if ranks:
-        pooled = pd.concat(ranks)
-        kendall = sum(row["kendall"] * math.comb(row["n"], 2) for row in rows if not math.isnan(row["kendall"]))
-        rows.append(
-            {
-                "task": ALL_TASKS,
-                "n": len(pooled),
-                "spearman": float(pooled["csi"].corr(pooled["mean"])),
-                "kendall": kendall / pairs,
-            }
-        )
-    return pd.DataFrame(rows, columns=["task", "n", "spearman", "kendall"])
+    tasks = [
+        (task, points["csi"].to_numpy(dtype=float), points["mean"].to_numpy(dtype=float))
+        for task, points in paired.groupby("task", sort=False)
+    ]
+    groups = {task: ([csi], [errors]) for task, csi, errors in tasks}
+    ordered = [(csi, errors) for _, csi, errors in tasks if np.ptp(csi) > 0 and np.ptp(errors) > 0]
+    if ordered:
+        groups[ALL_TASKS] = tuple(zip(*ordered, strict=True))
+    rows = [
+        {"task": task, "n": sum(map(len, csi))} | {kind: float(agreement(kind, csi, errors)) for kind in COEFFICIENTS}
+        for task, (csi, errors) in groups.items()
+    ]
+    return pd.DataFrame(rows, columns=["task", "n", *COEFFICIENTS])
 
 
 def least_p(n: int) -> float:
@@ -285,7 +280,7 @@ def overall(outcomes: Sequence[Outcome]) -> list[str]:
             for outcome in judged
             if not outcome.won
         ]
-        sentences.append(sentence + (f"; it failed for {_listed(missed)}." if missed else "."))
+        sentences.append(sentence + (f"; it failed for {listed(missed)}." if missed else "."))
         regret, random = (
             sum(values) / len(judged)
             for values in zip(*((outcome.regret, outcome.random_regret) for outcome in judged), strict=True)
@@ -326,7 +321,8 @@ def _tasks(count: int) -> str:
     return f"{count} task" if count == 1 else f"{count} tasks"
 
 
-def _listed(parts: Sequence[str]) -> str:
+def listed(parts: Sequence[str]) -> str:
+    """Writes things as a list in a sentence."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
