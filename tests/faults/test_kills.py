@@ -88,7 +88,7 @@ def test_every_rule_survives_kills(tmp_path, ledger):
             while process.poll() is None:
                 killer.look(psutil.Process(process.pid))
                 time.sleep(0.02)
-        # Snakemake 9.27 forgets a job that waits for its repetition while a checkpoint's jobs are found, and ends early.
+        # Snakemake 9.27 forgets a job that waits for its repetition while a selection is followed up, and ends early.
         finished = run(*TARGETS)
         assert finished.returncode == 0, output.read_text()[-5000:] + finished.stderr[-5000:]
         lost += run.lost(whole)

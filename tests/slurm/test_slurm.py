@@ -142,3 +142,19 @@ def test_ctrl_c_leaves_no_job_in_the_queue(pipeline, cluster, ledger):
     wait_until(lambda: not cluster.jobs(), "no job is left", 10)
     assert snakemake.process.returncode != 0
     ledger.add("SLURM: Ctrl-C", "no job left within 10 s")
+
+
+def test_srun_shares_a_training_among_its_tasks(pipeline, local, ledger):
+    """As docs/cluster.md says for GPUs, here with two processes of one node: the model of one process to rounding."""
+    launcher = "srun --nodes=1 --ntasks=2 --ntasks-per-node=2 --kill-on-bad-exit=0"
+    run = pipeline(pretrain={"devices": 2, "mpi": "srun", "tasks_per_node": 2, "launcher": launcher})
+    # Larger runs have no groups of jobs.
+    run.edit("small.yaml", "scale: demo", "scale: full")
+    card = "results/pretrain/gemnet-oc-test/ani1x-mini/seed0/model.json"
+    found = run(card)
+    assert found.returncode == 0, found.stderr[-5000:]
+    shared, alone = (json.loads((folder / card).read_text()) for folder in (run.folder, local.folder))
+    assert (shared["costs"]["processes"], alone["costs"]["processes"]) == (2, 1)
+    losses, expected = ([record["val_loss"] for record in each["history"]] for each in (shared, alone))
+    assert losses == pytest.approx(expected, rel=1e-3)
+    ledger.add("SLURM: training in two tasks of srun", "the model of one process")

@@ -122,12 +122,16 @@ def _over_folds(finetuning: pd.DataFrame) -> pd.DataFrame:
     """Puts one row in the place of a dataset's folds: the mean over them, as MatBench's leaderboard does."""
     if "family" not in finetuning:
         return finetuning
-    single, folds = (finetuning[finetuning["family"].isna() == alone] for alone in (True, False))
+    folds = finetuning["family"].map(finetuning.groupby("family")["dataset"].nunique()) > 1
     names = ["backbone", "init", "structures", "epochs", "budget", "family", "unit", "seed"]
-    means = folds.groupby(names, sort=False, as_index=False).agg(
-        mae=("mae", "mean"),
-        test_structures=("test_structures", "sum"),
-        **{cost: (cost, "first") for cost in ("seconds", "gpu_hours", "kwh")},
+    means = (
+        finetuning[folds]
+        .groupby(names, sort=False, as_index=False)
+        .agg(
+            mae=("mae", "mean"),
+            test_structures=("test_structures", "sum"),
+            **{cost: (cost, "first") for cost in ("seconds", "gpu_hours", "kwh")},
+        )
     )
     means = means.assign(task=means["family"], dataset=means["family"])
-    return pd.concat([single, means], ignore_index=True)[finetuning.columns.drop("family")]
+    return pd.concat([finetuning[~folds], means], ignore_index=True)[finetuning.columns.drop("family")]
