@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from atomcsi.errors import InputError
-from atomcsi.hdf5_file import add_checked, add_checked_space, described, refuse_foreign
+from atomcsi.hdf5_file import add_checked, add_checked_space, open_checked, refuse_foreign
 from atomcsi.moments import Moments
 from atomcsi.sampling import Aggregation, apportion
 
@@ -166,19 +165,8 @@ class Embedding:
                 start, stop = self.ptr[structure], self.ptr[min(structure + _READ, self.structures)]
                 yield int(start), file["features"][start:stop]
 
-    @contextmanager
-    def _file(self) -> Iterator[h5py.File]:
-        mend = "delete it and run again"
-        try:
-            with h5py.File(self.path, "r") as file:
-                found = str(file.attrs.get("schema", ""))
-                if not found.startswith(SCHEMA.partition("/")[0]):
-                    raise InputError(self.path, "is no embedding file of atomcsi", mend="see `atomcsi compare --help`")
-                if found != SCHEMA:
-                    raise InputError(self.path, f"holds '{found}' where '{SCHEMA}' is needed", mend=mend)
-                yield file
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise InputError(self.path, described(error), mend=mend) from error
+    def _file(self) -> AbstractContextManager[h5py.File]:
+        return open_checked(self.path, SCHEMA, what="embedding file", mend="see `atomcsi compare --help`")
 
 
 class EmbeddingWriter:

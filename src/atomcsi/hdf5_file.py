@@ -19,6 +19,7 @@ from atomcsi.files import atomic_path
 _CHUNK = 1 << 17
 #: Bytes of what HDF5 notes of its arrays; it grows by some tens of bytes a chunk.
 _OVERHEAD = 1 << 18
+_AGAIN = "delete it and run again"
 
 
 @contextmanager
@@ -63,6 +64,31 @@ def add_checked_space(group: h5py.Group, name: str, shape: tuple[int, ...], dtyp
     """Adds room for an array of which one row is written at a time, with checksums as :func:`add_checked`."""
     chunk = (*(1 for _ in shape[1:]), min(shape[-1], _CHUNK))
     return group.create_dataset(name, shape, dtype, chunks=chunk, fletcher32=True)
+
+
+@contextmanager
+def open_checked(path: Path, schema: str | None, *, what: str, mend: str) -> Iterator[h5py.File]:
+    """Yields a file of ours to read from; errors of HDF5 while it is open tell of the file.
+
+    Args:
+        path: The file.
+        schema: The schema that it must hold, as its attribute ``schema``; None for any of ours.
+        what: What such a file is called.
+        mend: What to do about a file that is none.
+
+    Raises:
+        InputError: The file is missing, damaged or of another schema.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            found = str(file.attrs.get("schema", ""))
+            if not found.startswith((schema or "atomcsi").partition("/")[0]):
+                raise InputError(path, f"is no {what} of atomcsi", mend=mend)
+            if schema is not None and found != schema:
+                raise InputError(path, f"holds '{found}' where '{schema}' is needed", mend=_AGAIN)
+            yield file
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise InputError(path, described(error), mend=_AGAIN) from error
 
 
 def described(error: Exception) -> str:
