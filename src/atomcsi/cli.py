@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_training_options(command, datasets="+")
     command.add_argument("--mix", type=_json, help="the mix's name and entry as JSON, for several datasets")
     command.add_argument("--mixtures", type=Path, help="what was found of mixes, for a mix by CSI")
+    command.add_argument("--difficulty", type=Path, help="how hard the structures are, for a mix by difficulty")
     command.add_argument("--settings", type=_json, required=True, help="training settings as JSON")
     command.set_defaults(run=_pretrain)
 
@@ -268,9 +269,10 @@ def _info(options: argparse.Namespace) -> None:
 
         content = describe(options.file)
     elif suffix == ".h5":
-        from atomcsi.embeddings import Embedding
+        from atomcsi.hdf5_file import open_checked
 
-        content = Embedding(options.file).provenance
+        with open_checked(options.file, None, what="file", mend="make it with the pipeline") as file:
+            content = {"schema": file.attrs["schema"], **json.loads(file.attrs["provenance"])}
     elif suffix == ".json":
         from atomcsi.files import read_json
 
@@ -315,6 +317,7 @@ def _pretrain(options: argparse.Namespace) -> None:
         seed=options.seed,
         mix=parse_entry(NamedMix, options.mix, "--mix") if options.mix else None,
         mixtures=options.mixtures,
+        difficulty=options.difficulty,
         graphs=_graphs(options),
         execution=_execution(options),
     )

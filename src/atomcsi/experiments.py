@@ -197,6 +197,9 @@ class StandIns:
         own = dict(content)
         if "datasets" in own:
             own["datasets"] = self.named(own["datasets"])
+        for key in ("dataset", "judge"):
+            if key in own:
+                own[key] = self._names.get(own[key], own[key])
         for key in ("weights", "sizes", "structures"):
             if isinstance(own.get(key), Mapping):
                 own[key] = {self._names.get(name, name): value for name, value in own[key].items()}

@@ -14,6 +14,8 @@ from atomcsi.sampling import apportion
 from atomcsi.yaml_source import Entry
 
 Share = Annotated[float, Field(gt=0)]
+#: Parts of a dataset by the difficulty of its structures.
+Part = Literal["easy", "middle", "hard", "mixed"]
 
 
 class Mix(Entry):
@@ -115,8 +117,32 @@ class NearestMix(Mix):
         raise ConfigError("a mix by CSI needs what was found of mixes (give --mixtures)")
 
 
+class RankedMix(Mix):
+    """A part of one dataset by difficulty (paper, experiment 9), see :func:`atomcsi.difficulty.choose`.
+
+    Attributes:
+        dataset: The dataset.
+        judge: The upstream whose pretraining, with seed 0 and the backbone that is trained, says what is difficult.
+        part: Which structures.
+    """
+
+    kind: Literal["ranked"]
+    dataset: Id
+    judge: Id
+    part: Part
+
+    @property
+    def datasets(self) -> list[str]:
+        """The dataset."""
+        return [self.dataset]
+
+    def counts(self, sizes: Mapping[str, int], structures: int) -> dict[str, int]:
+        """Structures of the dataset; see :func:`structures_of`."""
+        return {self.dataset: structures}
+
+
 MixSpec = Annotated[
-    EqualMix | TemperatureMix | WeightedMix | CountedMix | NearestMix,
+    EqualMix | TemperatureMix | WeightedMix | CountedMix | NearestMix | RankedMix,
     Field(discriminator="kind"),
 ]
 

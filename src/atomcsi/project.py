@@ -234,9 +234,23 @@ def _check_inits(project: Project, run_source: YamlSource) -> None:
                 raise run_source.error((key, name), "is the name of another init")
         taken |= set(names)
     for name, mix in run.mixes.items():
-        for dataset in {*mix.datasets, *getattr(mix, "sizes", {})}:
+        _check_mix(project, mix, run_source, "mixes", name)
+        for dataset in getattr(mix, "sizes", {}):
             run_source.known("mixes", name, name=dataset, entries=run.upstream, kind="upstream")
         run_source.parse(TrainSettings, run.pretrain.model_dump() | mix.pretrain, ("mixes", name, "pretrain"))
+
+
+def _check_mix(project: Project, mix: MixSpec, source: YamlSource, *loc: str | int) -> None:
+    """Checks that a mix, and its judge, are of upstreams of the run."""
+    run = project.run
+    for dataset in mix.datasets:
+        source.known(*loc, name=dataset, entries=run.upstream, kind="upstream")
+    if mix.kind != "ranked":
+        return
+    if mix.judge in {*project.mixes, *run.checkpoints, "csi", "scratch"}:
+        problem = f"'{mix.judge}' cannot judge structures: a judge is the pretraining on one upstream"
+        raise source.error((*loc, "judge"), problem)
+    source.known(*loc, "judge", name=mix.judge, entries=run.upstream, kind="upstream")
 
 
 def _check_experiment(project: Project, experiment: Experiment, source: YamlSource) -> None:
@@ -255,8 +269,8 @@ def _check_experiment(project: Project, experiment: Experiment, source: YamlSour
             if (name := getattr(comparison, key)) is not None:
                 source.known("comparisons", position, key, name=name, entries=entries, kind=key)
     for start in starts(experiment, run, project.mixes):
-        for dataset in start.mix.datasets if start.mix else ():
-            source.known("inits", name=dataset, entries=run.upstream, kind=f"upstream of {start.init}")
+        if start.mix is not None:
+            _check_mix(project, start.mix, source, "inits", experiment.inits.index(start.init))
 
 
 def _check_references(project: Project, run_source: YamlSource, catalogue: Path, root: Path) -> None:
@@ -279,6 +293,11 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
     inits = {*run.upstream, *project.mixes, *run.checkpoints, "csi", "scratch"}
     for position, name in enumerate(run.inits):
         run_source.known("inits", position, name=name, entries=inits, kind="init")
+        if name in project.mixes:
+            _check_mix(project, project.mixes[name], run_source, "inits", position)
+            if project.mixes[name].kind == "ranked" and not run.pretrain.learns_forces:
+                problem = f"'{name}' needs a judge, which learns no forces to judge by with this `pretrain`"
+                raise run_source.error(("inits", position), problem)
     for position, name in enumerate(project.reported):
         run_source.known("experiments", position, name=name, entries=project.experiments, kind="experiment")
     for key in ("upstream", "tasks", "also_measure", "inits", "seeds"):

@@ -15,7 +15,7 @@ from atomcsi.errors import ConfigError, did_you_mean
 
 T = TypeVar("T", bound=BaseModel)
 #: The kinds of splits and mixes, which pydantic puts between the keys of an error's location.
-_KINDS = ("source", "random", "folds", "equal", "tempered", "weighted", "counted", "nearest")
+_KINDS = ("source", "random", "folds", "equal", "tempered", "weighted", "counted", "nearest", "ranked")
 
 
 class Entry(BaseModel):

@@ -123,6 +123,26 @@ def test_a_mix_by_csi_is_another_one_for_every_dataset(finished):
     assert planned == {"mix": 2, "pretrain": 2, "finetune": 2, "finetuning_table": 1}
 
 
+def test_a_part_by_difficulty_is_scored_once(finished):
+    """Its judge is a pretraining that the run has; what the judge says serves every part, and every seed."""
+    mixes = {part: {"kind": "ranked", "dataset": "ani1x-mini", "judge": "ani1x-mini", "part": part}
+             for part in ("easy", "hard")}  # fmt: skip
+    trained = finished.folder / "results" / "pretrain" / "gemnet-oc-test" / "hard"
+    targets = [f"results/pretrain/gemnet-oc-test/{part}/seed{seed}/model.json" for part in mixes for seed in (0, 1)]
+    changes = ["--config", f"mixes={json.dumps(mixes)}"]
+    assert finished.planned(*targets, *changes) == {"score": 1, "pretrain": 4}
+    assert finished.planned(*targets, *changes, "--forcerun", "convert_without_test")["pretrain"] == 5
+    found = finished(targets[2], *changes)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert "score ani1x-mini by ani1x-mini: done" in found.stderr
+    (record,) = json.loads((trained / "seed0" / "model.json").read_text())["datasets"]
+    assert (record["structures"], record["chosen"]["part"], record["chosen"]["judge"]["seed"]) == (24, "hard", 0)
+    assert "Nothing to be done" in finished(targets[2], *changes).stderr
+    # What the tests around this one expect.
+    shutil.rmtree(trained)
+    shutil.rmtree(finished.folder / "results" / "difficulty")
+
+
 def test_a_distance_that_knows_no_elements(finished):
     """Neither which elements matter nor mixes are known for it; the report does without."""
     changes = ["--config", "distance=energy", "also_measure=[coverage]", "inits=[scratch]"]

@@ -65,6 +65,7 @@ wildcard_constraints:
     dataset=one_of(PROJECT.datasets),
     raw=one_of(set(PROJECT.datasets.raw.values())),
     upstream=one_of(RUN.upstream),
+    judge=one_of(RUN.upstream),
     downstream=one_of(PROJECT.all_downstream),
     split="train|val|test",
     embedding=one_of([name for names in EMBEDDED.values() for name in names]),
@@ -191,6 +192,11 @@ def implementation_of_training(wildcards):
     return [implementation(BACKBONES, backbone), f"train@{STEPS['train']}"]
 
 
+def implementation_of_scoring(wildcards):
+    backbone = PROJECT.backbones[wildcards.backbone].implementation
+    return [implementation(BACKBONES, backbone), f"score@{STEPS['score']}"]
+
+
 def task_entry(wildcards):
     return PROJECT.tasks[wildcards.task].model_dump_json(exclude={"title"})
 
@@ -220,6 +226,13 @@ def mixtures_of_pretraining(wildcards):
     )
 
 
+def difficulty_of_pretraining(wildcards):
+    spec = PRETRAININGS[wildcards.init].spec
+    if spec is None or spec.kind != "ranked":
+        return []
+    return f"results/difficulty/{wildcards.backbone}/{spec.judge}/{spec.dataset}.h5"
+
+
 def pretrain_settings(wildcards):
     return PROJECT.pretrain_settings(wildcards.init).model_dump_json()
 
@@ -233,7 +246,8 @@ def mix_option(wildcards, input):
         "mix": spec.model_dump(mode="json", exclude={"pretrain"}),
     }
     found = f" --mixtures {input.mixtures}" if input.mixtures else ""
-    return f"--mix {shlex.quote(json.dumps(mix))}{found}"
+    hard = f" --difficulty {input.difficulty}" if input.difficulty else ""
+    return f"--mix {shlex.quote(json.dumps(mix))}{found}{hard}"
 
 
 def graphs_of(datasets):

@@ -3,6 +3,7 @@ rule pretrain:
         train=splits_of_pretraining("train"),
         val=splits_of_pretraining("val"),
         mixtures=mixtures_of_pretraining,
+        difficulty=difficulty_of_pretraining,
     output:
         model="results/pretrain/{backbone}/{init}/seed{seed}/model.safetensors",
         card="results/pretrain/{backbone}/{init}/seed{seed}/model.json",
@@ -44,6 +45,39 @@ rule pretrain:
         " --backbone {params.backbone:q} --settings {params.settings:q}"
         " --devices {resources.devices} --nodes {resources.nodes} --parts {resources.parts}"
         " --seed {wildcards.seed} --threads {threads} --log {log}"
+
+
+# The judge of the mixes by difficulty is a pretraining of the run, with one seed for all of theirs: they train on the
+# same structures.
+rule score:
+    input:
+        lmdb="results/lmdb/{dataset}/train.lmdb",
+        card="results/pretrain/{backbone}/{judge}/seed0/model.json",
+        model="results/pretrain/{backbone}/{judge}/seed0/model.safetensors",
+    output:
+        difficulty="results/difficulty/{backbone}/{judge}/{dataset}.h5",
+    log:
+        "results/logs/score/{backbone}/{judge}/{dataset}.log",
+    benchmark:
+        "results/benchmarks/score/{backbone}/{judge}/{dataset}.tsv"
+    priority: 5
+    group:
+        "training" if SMALL else None
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=megabytes(4000, per_megabyte=1),
+        # A megabyte holds about 2000 molecules; thirty a second are three times what a training reaches.
+        runtime=lambda wildcards, input, attempt: minutes(30 + input.size_mb, attempt),
+    params:
+        judge=subpath(input.card, parent=True),
+        impl=implementation_of_scoring,
+    message:
+        "Score the structures of {wildcards.dataset} by {wildcards.backbone} pretrained on {wildcards.judge}"
+    script:
+        "../scripts/score.py"
 
 
 rule finetune:

@@ -24,6 +24,7 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
         target: ``forces``, ``energy``, the property that takes the energy's place, or ``noise``, which needs no label.
         limit: How many structures at most; all if None.
         seed: Seed of the draw.
+        indices: Positions of the structures, where they are chosen instead of drawn.
         graph: Graph of the structures; the model's own if None.
 
     Raises:
@@ -37,12 +38,15 @@ class LabelledStructures(Dataset[Structure], Sequence[Structure]):
         target: str,
         limit: int | None = None,
         seed: int = 0,
+        indices: np.ndarray | None = None,
         graph: Graph | None = None,
     ) -> None:
         self.store, self.target, self.graph = store, target, graph
-        population = len(store)
-        size = population if limit is None else min(limit, population)
-        self.indices = np.sort(np.random.default_rng(seed).choice(population, size, replace=False))
+        if indices is None:
+            population = len(store)
+            size = population if limit is None else min(limit, population)
+            indices = np.random.default_rng(seed).choice(population, size, replace=False)
+        self.indices = np.sort(indices)
         known = {"energy": "energy_std", "forces": "force_rms"}
         has = known[target] in store.metadata if target in known else target in store.metadata["properties"]
         if target != NOISE and not has:

@@ -87,6 +87,11 @@ class TrainSettings(Entry):
         return self
 
     @property
+    def learns_forces(self) -> bool:
+        """Whether the model then predicts forces."""
+        return self.force_weight > 0 and self.denoise_sigma is None
+
+    @property
     def budget(self) -> int:
         """C = E x N: structures seen in the whole training (paper, section 1)."""
         return self.epochs * self.structures

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from atomcsi.catalogue import Graph
 from atomcsi.config import BackboneSpec, Task, TrainSettings
+from atomcsi.difficulty import choose_by
 from atomcsi.errors import ConfigError
 from atomcsi.files import remove, write_json
 from atomcsi.mixes import NamedMix, structures_of
@@ -32,6 +33,7 @@ def pretrain(
     seed: int,
     mix: NamedMix | None = None,
     mixtures: Path | None = None,
+    difficulty: Path | None = None,
     graphs: Sequence[Graph | None] | None = None,
     execution: Execution = ONE_DEVICE,
 ) -> None:
@@ -48,6 +50,7 @@ def pretrain(
         seed: Seed of the draws, the weights and the order.
         mix: How many structures each upstream gives; needed for several.
         mixtures: What :func:`atomcsi.mixtures.measure_mixes` found, for the mix of least CSI.
+        difficulty: What :func:`atomcsi.training.scoring.score` wrote, for a mix by difficulty.
         graphs: Graph of each upstream's structures; the backbone's own where None.
         execution: Where it runs.
 
@@ -59,18 +62,22 @@ def pretrain(
         raise ConfigError(
             f"{len(train)} files to train on, {len(val)} to validate on and {len(graphs)} graphs: give one a dataset"
         )
-    counts = [settings.structures]
+    counts, chosen = [settings.structures], None
     if mix is not None:
         parts = _parts_of_mix(mix, train, settings.structures, mixtures)
         train, val, graphs = ([each[part] for part in parts] for each in (train, val, graphs))
         counts = list(parts.values())
         settings = settings.model_copy(update={"structures": sum(counts)})
+        if mix.mix.kind == "ranked":
+            if difficulty is None:
+                raise ConfigError("a mix by difficulty needs the difficulties of its structures (give --difficulty)")
+            chosen = choose_by(mix.mix, difficulty, train[0], settings.structures)
     elif len(train) > 1:
         raise ConfigError(f"{len(train)} datasets to pretrain on need a mix that says how many structures of each")
     target = "forces" if settings.denoise_sigma is None else NOISE
     data = TrainingData.draw(
         train, val, target=Target(target=target), settings=settings, seed=seed, counts=counts, graphs=graphs,
-        name=None if mix is None else mix.name,
+        name=None if mix is None else mix.name, chosen=chosen,
     )  # fmt: skip
     model = fit(
         data, folder, backbone=backbone, settings=settings, init=None, seed=seed, execution=execution,

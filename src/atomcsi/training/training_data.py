@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from ase.data import chemical_symbols
 
 from atomcsi.catalogue import Graph
+from atomcsi.difficulty import Chosen
 from atomcsi.errors import InputError
 from atomcsi.structure_lmdb import StructureLMDB
 from atomcsi.targets import NOISE, Target
@@ -56,6 +58,7 @@ class TrainingData:
         counts: Sequence[int] | None = None,
         name: str | None = None,
         graphs: Sequence[Graph | None] | None = None,
+        chosen: Chosen | None = None,
     ) -> TrainingData:
         """Draws structures.
 
@@ -68,6 +71,7 @@ class TrainingData:
             counts: Structures of each dataset; the settings' for a single one if None.
             name: What a mix is called.
             graphs: The graph of each dataset; the backbone's own if None.
+            chosen: What is trained on of a single dataset, in place of a draw.
 
         Raises:
             InputError: A split has too few structures, lacks the labels, or has energies of elements that the train
@@ -78,14 +82,18 @@ class TrainingData:
             if "energy" in heads_of(settings):
                 _check_energies(target, part, other)
         graphs = [None] * len(train) if graphs is None else list(graphs)
-        draws = [_draw(part, target, *each, seed) for part, *each in zip(train, counts, graphs, strict=True)]
+        indices = None if chosen is None else chosen.indices
+        draws = [_draw(part, target, *each, seed, indices) for part, *each in zip(train, counts, graphs, strict=True)]
+        records = [_record(*each) for each in zip(train, val, counts, strict=True)]
+        if chosen is not None:
+            records[0]["chosen"] = chosen.record
         validation = [
             LabelledStructures(part, target=target.target, limit=settings.val_structures, seed=seed, graph=graph)
             for part, graph in zip(val, graphs, strict=True)
         ]
         return cls(
             name=name or train[0].metadata["provenance"]["dataset"],
-            datasets=[_record(*each) for each in zip(train, val, counts, strict=True)],
+            datasets=records,
             target=target,
             train=_joined(draws, settings, seed),
             val=_joined(validation, settings, seed + 1),
@@ -132,8 +140,10 @@ def _check_energies(target: Target, train: StructureLMDB, val: StructureLMDB) ->
         check_elements(train, val)
 
 
-def _draw(store: StructureLMDB, target: Target, count: int, graph: Graph | None, seed: int) -> LabelledStructures:
-    structures = LabelledStructures(store, target=target.target, limit=count, seed=seed, graph=graph)
+def _draw(
+    store: StructureLMDB, target: Target, count: int, graph: Graph | None, seed: int, indices: np.ndarray | None
+) -> LabelledStructures:
+    structures = LabelledStructures(store, target=target.target, limit=count, seed=seed, indices=indices, graph=graph)
     if len(structures) < count:
         problem = f"has {len(structures)} structures where {count} are to be trained on"
         raise InputError(store.path, problem, mend="lower `structures` or choose a larger split")
