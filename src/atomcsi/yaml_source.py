@@ -74,7 +74,7 @@ class YamlSource:
             return model.model_validate(content)
         except ValidationError as error:
             first = error.errors()[0]
-            loc = tuple(part for part in first["loc"] if part not in _KINDS)
+            loc = _keys(first["loc"], content, missing=first["type"] == "missing")
             context = first.get("ctx", {})
             if first["type"] == "unknown_key":
                 loc = (*loc, context["key"])
@@ -124,6 +124,20 @@ class YamlSource:
                 break
         where = f"{self.path}:{line}" if line else f"{self.path}"
         return ConfigError(f"{where}: {'.'.join(map(str, loc))}: {problem}")
+
+
+def _keys(loc: tuple[str | int, ...], content: Any, *, missing: bool) -> tuple[str | int, ...]:
+    """Returns the location of an error without kinds of splits and mixes, unless they are keys of the content too."""
+    keys = []
+    for position, part in enumerate(loc):
+        try:
+            content = content[part]
+        except (KeyError, IndexError, TypeError):
+            if part in _KINDS and not (missing and position == len(loc) - 1):
+                continue
+            content = None
+        keys.append(part)
+    return tuple(keys)
 
 
 def laid_over(base: Any, own: Any) -> Any:
