@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
-from atomcsi.catalogue import ID_PATTERN, Id, PositiveInt
+from atomcsi.catalogue import ID_PATTERN, Id, PositiveInt, SourceFile
 from atomcsi.errors import did_you_mean
 from atomcsi.mixes import MixSpec
 from atomcsi.registry import BACKBONES, EXTRACTORS, keywords
@@ -71,10 +71,12 @@ class ExtractorSpec(Entry):
     """A feature extractor with its options.
 
     A batch is filled up to ``max_atoms`` atoms or ``max_edges`` edges of the extractor's graphs, whichever is
-    reached first; an interrupted embedding resumes behind ``chunk`` structures.
+    reached first; an interrupted embedding resumes behind ``chunk`` structures. The checkpoint of a network is a file
+    of this machine (``options.checkpoint``), or is fetched from its ``source``.
     """
 
     implementation: str
+    source: SourceFile | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     max_atoms: PositiveInt = 512
     max_edges: PositiveInt = 10_000
@@ -83,6 +85,14 @@ class ExtractorSpec(Entry):
     @model_validator(mode="after")
     def _known(self) -> ExtractorSpec:
         _check_implementation(EXTRACTORS, self.implementation, self.options, "option")
+        if self.source is None:
+            return self
+        if "checkpoint" not in keywords(EXTRACTORS, self.implementation):
+            raise ValueError(f"source: {self.implementation} takes no checkpoint")
+        if "checkpoint" in self.options:
+            raise ValueError("takes either 'source' or 'options.checkpoint'")
+        if self.source.path is not None or self.source.members or self.source.into:
+            raise ValueError("source: takes 'name', 'url' and 'hash' only")
         return self
 
 

@@ -33,7 +33,7 @@ def fetch_files(
     mirror: str | None = None,
     patience: Patience | None = None,
 ) -> None:
-    """Puts all files of a dataset into ``folder``, unpacked where the entry says so, and writes a manifest.
+    """Puts all files of a dataset, or of an extractor, into ``folder``, unpacked if so said, and writes a manifest.
 
     Files that are there with the right hash are kept, and downloads that broke off go on, so an interrupted run
     resumes where it stopped. Unless the manifest is that of the same files, everything else in ``folder`` is removed:
@@ -41,7 +41,7 @@ def fetch_files(
     the folder to its user.
 
     Args:
-        files: The files of the dataset's catalogue entry.
+        files: The files of the catalogue entry.
         name: The id under which the files are kept.
         folder: Where they go.
         root: What packaged files' paths are relative to.
@@ -75,6 +75,15 @@ def fetch_files(
         if file.members:
             unpack(path, folder / file.into if file.into else folder, file.members)
     write_json(manifest, SCHEMA, content)
+
+
+def fetched(manifest: Path) -> list[Path]:
+    """Returns the files that a manifest of :func:`fetch_files` tells of.
+
+    Raises:
+        InputError: It is missing, or is none.
+    """
+    return [manifest.with_name(file["name"]) for file in read_json(manifest, SCHEMA)["files"]]
 
 
 def _mirrored(file: SourceFile, name: str, mirror: str | None) -> Sequence[str]:

@@ -343,7 +343,7 @@ def missing_checkpoint(
         extractor: The extractor; the run's by default.
     """
     extractor = extractor or project.run.embedding.extractor
-    checkpoint = project.extractors[extractor].options.get("checkpoint")
+    checkpoint = project.extractors[extractor].options.get("checkpoint")  # none that is fetched
     if checkpoint is None or Path(checkpoint).parts[0] == "results" or (Path(root) / checkpoint).is_file():
         return None
     source = YamlSource(Path(path).parent / "extractors.yaml")

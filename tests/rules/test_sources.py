@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from atomcsi.embeddings import Embedding
+from atomcsi.models.equiformer_v2 import EquiformerV2Blocks
 from atomcsi.structure_lmdb import StructureLMDB
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +93,42 @@ def test_the_paper_s_data_can_be_planned_without_its_extractor(tmp_path, dataset
     assert f"Fetch the raw files of {raw}" in done.stdout + done.stderr
 
 
-def test_the_paper_s_run_names_the_checkpoint_that_it_lacks(tmp_path):
-    done = snakemake(tmp_path, ROOT / "config" / "paper.yaml", "results/csi_matrix.csv", "--dry-run")
-    assert done.returncode != 0
-    assert "equiformer-v2.options.checkpoint: no such file" in done.stdout + done.stderr
+def test_the_paper_s_run_fetches_its_extractor(tmp_path):
+    done = snakemake(tmp_path, ROOT / "config" / "paper.yaml", "results/figures/csi.svg", "--dry-run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (done.stdout + done.stderr).count("Fetch the checkpoint of equiformer-v2") == 1
+
+
+def test_a_checkpoint_is_fetched_once_and_used(family):
+    """From the mirror: a random EquiformerV2 of no size, in the layout that is published."""
+    folder, config, mirror = family
+    sizes = dict.fromkeys(
+        ("sphere_channels", "attn_hidden_channels", "num_heads", "attn_alpha_channels", "attn_value_channels",
+         "ffn_hidden_channels", "edge_channels"), 4,
+    )  # fmt: skip
+    settings = {**sizes, "num_layers": 1, "lmax_list": [1], "mmax_list": [1], "grid_resolution": 8, "max_radius": 4.0}
+    state = EquiformerV2Blocks(**settings).state_dict()
+    content = {"state_dict": state, "config": {"model": "equiformer_v2", "model_attributes": settings}}
+    (mirror / "tiny").mkdir(parents=True)
+    torch.save(content, mirror / "tiny" / "tiny.pt")
+    entry = {"implementation": "equiformer-v2", "source": {"name": "tiny.pt", "url": "http://127.0.0.1:9/tiny.pt"}}
+    (config.parent / "extractors.yaml").write_text(yaml.safe_dump({"tiny": entry}))
+    run = yaml.safe_load(config.read_text())
+    run["embedding"]["extractor"] = "tiny"
+    for role in ("upstream", "downstream"):
+        run["embedding"][role]["structures"] = 4
+        run["embedding"][role]["blocks"] = 2
+    config.write_text(yaml.safe_dump(run))
+    target = "results/embeddings/tiny/rmd17-mini.h5"
+    done = snakemake(folder, config, target, "--config", f"mirror={mirror}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("Fetch the checkpoint of tiny") == 1
+    fetched = folder / "resources" / "checkpoints" / "tiny"
+    digest = hashlib.sha256((fetched / "tiny.pt").read_bytes()).hexdigest()
+    assert Embedding(folder / target).provenance["checkpoint"] == digest
+    # It is held to what it was when it came first.
+    (mirror / "tiny" / "tiny.pt").write_bytes(b"another")
+    (fetched / "tiny.pt").unlink()
+    (fetched / "manifest.json").unlink()
+    done = snakemake(folder, config, target, "--config", f"mirror={mirror}")
+    assert done.returncode != 0 and "tiny.pt: has the sha256" in done.stderr

@@ -57,7 +57,7 @@ def catalogue(tmp_path, repository):
         ("tasks.yaml", "force_weight: 1\n", "force_weight: 0\n", r"finetune: energy_weight and force_weight are both 0"),
         ("datasets.yaml", "properties: {U0:", "properties: {U9:", r"qm9-mini.properties.U9: unknown property 'U9'; did you mean 'U'"),
         ("datasets.yaml", "val: 100, test: 100, seed: 42}\n", "val: 100, seed: 42}\n", r"dataset 'rmd17-mini' has no test split"),
-        ("extractors.yaml", "{checkpoint:", "{featurs: full, checkpoint:", r"extractors.yaml:\d+: equiformer-v2: unknown option 'featurs' of equiformer-v2; did you mean 'features'"),
+        ("extractors.yaml", "options: {features:", "options: {featurs:", r"extractors.yaml:\d+: equiformer-v2-odac: unknown option 'featurs' of equiformer-v2; did you mean 'features'"),
         ("backbones/gemnet-oc-tiny.yaml", "cutoff:", "cutof:", r"unknown setting 'cutof' of gemnet-oc; did you mean 'cutoff'"),
         ("tasks.yaml", "target: U0", "target: U1", r"qm9-mini-u0.target: unknown target 'U1'"),
         ("tasks.yaml", "unit: meV\n", "unit: meV/angstrom\n", r"unit: 'meV/angstrom' is no unit of U0"),
@@ -70,6 +70,11 @@ def catalogue(tmp_path, repository):
         ("extractors.yaml", "\ngemnet-oc:", "\nsevennet-0: {max_edges: 0}\ngemnet-oc:", r"extractors.yaml:\d+: sevennet-0.max_edges: .*greater than 0"),
         ("extractors.yaml", "\ngemnet-oc:", "\nsevennet-1:\n  chunk: 3\ngemnet-oc:", r"extractors.yaml:\d+: sevennet-1.implementation: Field required"),
         ("extractors.yaml", "\ngemnet-oc:", "\nsevennet-0: 3\ngemnet-oc:", r"extractors.yaml:\d+: sevennet-0: must hold"),
+        ("extractors.yaml", "equiformer-v2:\n", "equiformer-v2:\n  options: {checkpoint: x.pt}\n", r"extractors.yaml:\d+: equiformer-v2: takes either 'source' or 'options.checkpoint'"),
+        ("extractors.yaml", "url: https", "urls: https", r"extractors.yaml:\d+: equiformer-v2.source.urls: unknown key; did you mean 'url'"),
+        ("datasets.yaml", "  source: ", "  sauce: ", r"ani1x-mini.sauce: unknown key; did you mean 'source'"),
+        ("extractors.yaml", "url: https", "unpack: true\n    url: https", r"equiformer-v2: source: takes 'name', 'url' and 'hash' only"),
+        ("extractors.yaml", "\ngemnet-oc:", "\ncomposition: {source: {name: x, url: 'http://x'}}\ngemnet-oc:", r"composition: source: composition takes no checkpoint"),
         ("backbones/gemnet-oc-tiny.yaml", "implementation: gemnet-oc", "implementation: gemnet", r"did you mean 'gemnet-oc'"),
     ],
 )  # fmt: skip
@@ -89,8 +94,12 @@ def test_lines_are_those_of_the_mistake(catalogue, repository):
 
 def test_a_missing_checkpoint_is_told_but_stops_nothing_before_embedding(catalogue, repository):
     path = catalogue("demo.yaml", "extractor: sevennet-0", "extractor: equiformer-v2")
-    project = load_project(path=path, root=repository)
-    problem = str(missing_checkpoint(project, path, repository))
+    assert missing_checkpoint(load_project(path=path, root=repository), path, repository) is None  # it is fetched
+    checkpoint = "resources/checkpoints/eq.pt"
+    catalogue("extractors.yaml", "equiformer-v2:\n", f"equiformer-v2:\n  options: {{checkpoint: {checkpoint}}}\n#")
+    text = (path.parent / "extractors.yaml").read_text().split("#  source:")
+    (path.parent / "extractors.yaml").write_text(text[0] + text[1].partition("\n\n")[2])
+    problem = str(missing_checkpoint(load_project(path=path, root=repository), path, repository))
     assert re.search(r"extractors.yaml:\d+: equiformer-v2.options.checkpoint: no such file: resources/check", problem)
     demo = repository / "config" / "demo.yaml"
     assert missing_checkpoint(load_project(path=demo, root=repository), demo, repository) is None

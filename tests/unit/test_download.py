@@ -4,11 +4,13 @@ import tarfile
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from atomcsi.catalogue import SourceFile
-from atomcsi.download import fetch_file, fetch_files
+from atomcsi.config import ExtractorSpec
+from atomcsi.download import fetch_file, fetch_files, fetched
 from atomcsi.errors import AtomcsiError, InputError
 
 CONTENT = b"structures" * 1000
@@ -49,6 +51,27 @@ def test_a_wrong_hash_leaves_nothing(server, tmp_path, algorithm):
     with pytest.raises(InputError, match=f"has the {algorithm} [0-9a-f]+ instead of 0000"):
         fetch_file(SourceFile(name="data.bin", url=f"{url}/data.bin", hash=wrong), tmp_path / "raw", tmp_path)
     assert list((tmp_path / "raw").iterdir()) == []
+
+
+def test_a_checkpoint_without_a_hash_stays_what_it_was_first(server, tmp_path):
+    """An extractor's source: once from its publisher, then held to what came first."""
+    url, requests = server
+    entry = {"implementation": "equiformer-v2", "source": {"name": "data.bin", "url": f"{url}/data.bin"}}
+    spec, manifest = ExtractorSpec.model_validate(entry), tmp_path / "checkpoints" / "eq" / "manifest.json"
+
+    def fetch() -> list[Path]:
+        fetch_files([spec.source], "eq", manifest.parent, tmp_path, manifest)
+        return fetched(manifest)
+
+    assert [path.read_bytes() for path in fetch()] == [CONTENT]
+    fetch()
+    assert len(requests) == 1
+    (tmp_path / "public" / "data.bin").write_bytes(CONTENT[1:])
+    (manifest.parent / "data.bin").unlink()
+    with pytest.raises(InputError, match=r"data\.bin: has the sha256 [0-9a-f]+ instead of"):
+        fetch()
+    with pytest.raises(InputError, match="is missing"):
+        fetched(tmp_path / "manifest.json")
 
 
 def test_a_missing_page(server, tmp_path):

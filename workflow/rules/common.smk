@@ -116,6 +116,14 @@ def in_repository(path):
     return os.path.relpath(Path(workflow.basedir) / path)
 
 
+def fetched_extractors():
+    return [name for name, spec in PROJECT.extractors.items() if spec.source]
+
+
+def source_of_checkpoint(wildcards):
+    return [PROJECT.extractors[wildcards.extractor].source.model_dump(mode="json")]
+
+
 def raw_files(wildcards):
     # The datasets of a family share their files.
     return next(
@@ -156,6 +164,12 @@ def checkpoint_file(wildcards):
     return file if Path(file).parts[0] == "results" else in_repository(file)
 
 
+def manifest_of_checkpoint(wildcards):
+    name = embedded(wildcards)[0]
+    fetched = name in fetched_extractors()
+    return f"resources/checkpoints/{name}/manifest.json" if fetched else []
+
+
 def implementation_of_conversion(wildcards):
     reader = PROJECT.datasets[wildcards.dataset].reader.format
     return [implementation(READERS, reader), f"convert@{STEPS['convert']}"]
@@ -171,7 +185,8 @@ def conversion_entry(wildcards):
 
 
 def extractor_entry(wildcards):
-    return extractor_of(wildcards).model_dump(mode="json")
+    # Where a checkpoint comes from changes nothing.
+    return extractor_of(wildcards).model_dump(mode="json", exclude={"source"})
 
 
 def implementation_of_embedding(wildcards):

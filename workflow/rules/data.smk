@@ -21,6 +21,23 @@ rule fetch:
         "../scripts/fetch.py"
 
 
+use rule fetch as fetch_checkpoint with:
+    input:
+        packaged=[],
+    output:
+        manifest="resources/checkpoints/{extractor}/manifest.json",
+    log:
+        "results/logs/fetch_checkpoint/{extractor}.log",
+    benchmark:
+        "results/benchmarks/fetch_checkpoint/{extractor}.tsv"
+    wildcard_constraints:
+        extractor=one_of(fetched_extractors()) or "none",
+    params:
+        files=source_of_checkpoint,
+    message:
+        "Fetch the checkpoint of {wildcards.extractor}"
+
+
 rule convert:
     input:
         manifest=manifest_of,

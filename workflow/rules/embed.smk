@@ -2,6 +2,7 @@ rule embed:
     input:
         lmdb="results/lmdb/{dataset}/train.lmdb",
         checkpoint=checkpoint_file,
+        fetched=manifest_of_checkpoint,
     output:
         embedding="results/embeddings/{embedding}/{dataset}.h5",
     log:

@@ -1,4 +1,4 @@
-"""Fetches and unpacks the raw files of a dataset."""
+"""Fetches and unpacks the raw files of a dataset, or fetches the checkpoint of an extractor."""
 
 from pathlib import Path
 
@@ -12,4 +12,5 @@ with job(snakemake.log[0]):
     repository = Path(snakemake.scriptdir).resolve().parents[1]
     # The mirror is no param: another one must not fetch again what is here.
     mirror = snakemake.config.get("mirror")
-    fetch_files(files, snakemake.wildcards.raw, manifest.parent, repository, manifest, mirror=mirror)
+    (name,) = snakemake.wildcards
+    fetch_files(files, name, manifest.parent, repository, manifest, mirror=mirror)
