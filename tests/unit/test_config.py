@@ -95,12 +95,9 @@ def test_lines_are_those_of_the_mistake(catalogue, repository):
 def test_a_missing_checkpoint_is_told_but_stops_nothing_before_embedding(catalogue, repository):
     path = catalogue("demo.yaml", "extractor: sevennet-0", "extractor: equiformer-v2")
     assert missing_checkpoint(load_project(path=path, root=repository), path, repository) is None  # it is fetched
-    checkpoint = "resources/checkpoints/eq.pt"
-    catalogue("extractors.yaml", "equiformer-v2:\n", f"equiformer-v2:\n  options: {{checkpoint: {checkpoint}}}\n#")
-    text = (path.parent / "extractors.yaml").read_text().split("#  source:")
-    (path.parent / "extractors.yaml").write_text(text[0] + text[1].partition("\n\n")[2])
+    path = catalogue("demo.yaml", "extractor: equiformer-v2", "extractor: equiformer-v2-mptrj")
     problem = str(missing_checkpoint(load_project(path=path, root=repository), path, repository))
-    assert re.search(r"extractors.yaml:\d+: equiformer-v2.options.checkpoint: no such file: resources/check", problem)
+    assert re.search(r"extractors.yaml:\d+: equiformer-v2-mptrj.options.checkpoint: no such file: resources/", problem)
     demo = repository / "config" / "demo.yaml"
     assert missing_checkpoint(load_project(path=demo, root=repository), demo, repository) is None
 

@@ -23,6 +23,7 @@ from atomcsi.structure import Structure
 from atomcsi.training.model_files import SCHEMA, load_backbone, read_card, save_model
 
 # isort: split
+from fairchem.core.models.base import HydraModel
 from fairchem.core.models.equiformer_v2.equiformer_v2 import EquiformerV2Backbone
 from fairchem.core.models.equiformer_v2.heads import EqV2ScalarHead, EqV2VectorHead
 
@@ -228,6 +229,22 @@ class TestCheckpoints:
         water[0].positions = water[0].positions @ rotation.T
         (turned,) = EquiformerV2Extractor(checkpoint=path, features="invariant").features(water)
         np.testing.assert_allclose(turned, invariant, rtol=0, atol=1e-3)  # its grids are not exactly equivariant
+
+    def test_a_backbone_with_heads(self, path):
+        """The layout of fairchem's models of OMat24 and MPtrj."""
+        backbone = {"model": "equiformer_v2_backbone", **SMALL}
+        heads = {"energy": {"module": "equiformer_v2_energy_head"}, "forces": {"module": "equiformer_v2_force_head"}}
+        model = HydraModel(backbone=backbone, heads=heads)
+        state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+        assert any(name.startswith("module.output_heads.forces.") for name in state)
+        later = path.with_name("later.pt")
+        config = {"model": {"name": "hydra", "backbone": backbone, "heads": heads}}
+        torch.save({"state_dict": state, "config": config}, later)
+        published(path, model.backbone, config={"model": {"name": "equiformer_v2", **SMALL}})
+        (found,), (expected,) = (
+            EquiformerV2Extractor(checkpoint=file).features([structure(molecule("H2O"))]) for file in (later, path)
+        )
+        assert np.array_equal(found, expected)
 
     def test_seed(self, path):
         water = [structure(molecule("H2O"))]

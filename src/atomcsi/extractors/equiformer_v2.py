@@ -118,6 +118,9 @@ def _settings(path: Path, config: Any) -> dict[str, Any]:
     if not config:
         return {**SETTINGS_31M, **_FIXED}
     model = config["model"]
+    if isinstance(model, Mapping) and "backbone" in model:
+        # Later ones are of a backbone with any heads.
+        model = {**model["backbone"], "name": model["backbone"]["model"]}
     # Older checkpoints name the model and hold its settings beside it.
     name, settings = (model["name"], model) if isinstance(model, Mapping) else (model, config["model_attributes"])
     if not str(name).startswith("equiformer_v2"):

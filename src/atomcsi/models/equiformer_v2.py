@@ -24,7 +24,7 @@ from fairchem.core.models.base import GraphData
 from fairchem.core.models.equiformer_v2.equiformer_v2 import EquiformerV2Backbone
 from fairchem.core.models.equiformer_v2.so3 import SO3_Rotation
 
-_HEADS = ("energy_block", "force_block")
+_HEADS = ("energy_block", "force_block", "output_heads")
 #: The embedding of elements.
 _ELEMENTS = "sphere_embedding.weight"
 
@@ -195,7 +195,8 @@ class EquiformerV2(EdgeBackbone):
 
 def published_weights(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the weights of a checkpoint in fairchem's layout, without heads, under the names of its network."""
-    state = {re.sub(r"^(module\.)+", "", str(name)): value for name, value in content["state_dict"].items()}
+    # Its later models hold the network as their backbone.
+    state = {re.sub(r"^(module\.)*(backbone\.)?", "", str(name)): w for name, w in content["state_dict"].items()}
     return {name: value for name, value in state.items() if not name.startswith(_HEADS)}
 
 
