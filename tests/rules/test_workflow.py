@@ -137,7 +137,6 @@ def test_a_part_by_difficulty_is_scored_once(finished):
     assert "score ani1x-mini by ani1x-mini: done" in found.stderr
     (record,) = json.loads((trained / "seed0" / "model.json").read_text())["datasets"]
     assert (record["structures"], record["chosen"]["part"], record["chosen"]["judge"]["seed"]) == (24, "hard", 0)
-    assert "Nothing to be done" in finished(targets[2], *changes).stderr
     # What the tests around this one expect.
     shutil.rmtree(trained)
     shutil.rmtree(finished.folder / "results" / "difficulty")
