@@ -12,6 +12,7 @@ from atomcsi.errors import AtomcsiError
 from atomcsi.files import write_json
 from atomcsi.project import Project
 from atomcsi.report.figures import FIGURES, draw
+from atomcsi.quantities import duration, number
 from atomcsi.report.outcome import (
     Errors,
     chance,
@@ -19,14 +20,13 @@ from atomcsi.report.outcome import (
     csi_against_mae,
     judge,
     least_p,
-    number,
     overall,
     percent,
     signed,
     summarise,
     verdict,
 )
-from atomcsi.report.page import badge, best_mixes, costs, duration, merged_versions, other_distances, write_report
+from atomcsi.report.page import badge, best_mixes, costs, merged_versions, other_distances, write_report
 from atomcsi.report.tables import Tables
 from atomcsi.selection import SCHEMA as SELECTION_SCHEMA
 from atomcsi.selection import select

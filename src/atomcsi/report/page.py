@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from atomcsi.files import atomic_path
 from atomcsi.project import Project
+from atomcsi.quantities import duration, number
 from atomcsi.registry import DISTANCES, load
 from atomcsi.report.outcome import (
     ALL_TASKS,
@@ -25,7 +26,6 @@ from atomcsi.report.outcome import (
     csi_against_mae,
     judge,
     least_p,
-    number,
     overall,
     percent,
     signed,
@@ -241,16 +241,6 @@ def inline_svg(path: Path, name: str) -> Markup:
     head, body = svg.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     return Markup(f'{head} role="img" aria-labelledby="caption-{name}">{body}')
-
-
-def duration(seconds: float | None) -> str:
-    """Writes a time in the unit that suits it."""
-    if seconds is None or not math.isfinite(seconds):
-        return "–"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{number(seconds / size)} {unit}"
-    return f"{number(seconds)} s"
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
