@@ -88,6 +88,7 @@ class Rates(Entry):
         steps: The same and what it then does, for rules whose work does not grow with the data; others take ``start``.
         convert: Seconds of one core a structure.
         csi: Seconds of a Fréchet distance with its error bar, by the number of features.
+        step: Seconds of one core that a step takes besides the network: optimizer, moving average, records.
         gradient: What forces as gradients cost, in steps with direct ones.
         evaluation: What a validated or tested structure costs, in steps; with gradients ``gradient`` times as much.
         backbones: Work by the id of the backbone.
@@ -101,6 +102,7 @@ class Rates(Entry):
     steps: dict[str, Positive]
     convert: Positive
     csi: ByAtoms
+    step: Positive
     gradient: Positive
     evaluation: Positive
     backbones: dict[str, BackboneWork]
@@ -197,7 +199,8 @@ class Speed:
             a_structure = work.on_gpu(training.atoms, training.settings.batch_size, rates.gpu)
             source = f"{known} on {rates.gpu.name}: assumed, not measured"
         else:
-            a_structure, source = work.on_core(training.atoms), f"{known} on a core by config/rates.yaml"
+            a_structure = work.on_core(training.atoms) + rates.step / training.settings.batch_size
+            source = f"{known} on a core by config/rates.yaml"
         return training.steps(rates) * a_structure, source
 
     def _measured(self, folder: Path) -> tuple[dict[tuple[str, str], list[float]], dict[str, str]]:
