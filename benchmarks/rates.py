@@ -2,8 +2,9 @@
 
 A training step is everything from structures in memory to updated weights, for energies and direct forces, of eight
 molecules of ethanol (9 atoms) and aspirin (21) or two slabs (89), as in :mod:`benchmarks.bench_gemnet_oc`, or of one of
-them if the network is large; embedding is the extractor's call for them. The seconds are the least of several calls, of processor time on one core, because
-nothing but other programs makes a call slower; the matrix products and the operations of a call are counted.
+them if the network is large. Embedding is the extractor's call for them. The seconds are the least of several calls, of
+processor time on one core, because nothing but other programs makes a call slower; the matrix products and the
+operations of a call are counted.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Call = Callable[[Sequence[Structure]], object]
 _BACKBONES = Path("config/backbones")
 _EXTRACTORS = ("sevennet-0", "chgnet", "equiformer-v2")
 #: Seconds that a measurement goes on at least.
-_ENOUGH = 5.0
+_ENOUGH = 2.0
 #: Parameters of a network that is large.
 _LARGE = 5e6
 #: Operations that only say where the numbers of a tensor are, and start nothing on a GPU.
