@@ -1,12 +1,16 @@
 """Costs by hand: rates of round numbers, and jobs of which one can say what they take."""
 
 import json
+import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from pipeline import ROOT
+from snakemake_interface_logger_plugins.common import LogEvent
 
 from atomcsi.config import extractor_catalogue, load_project
+from atomcsi.costs.announcement import Announcement
 from atomcsi.costs.bill import Bill
 from atomcsi.costs.estimate import UNKNOWN, Cost, Estimator, Step
 from atomcsi.costs.rates import Gpu, Rates, Speed, Training, Work
@@ -19,8 +23,8 @@ WORK = {"seconds": {10: 0.1, 20: 0.4}, "gigaflop": {10: 10, 20: 20}, "operations
 RATES = Rates.model_validate(
     {
         "gpu": GPU,
-        "start": 5,
-        "steps": {"fetch": 1},
+        "start": {"fetch": 1},
+        "start_of_others": 5,
         "convert": 0.001,
         "csi": {10: 2},
         "step": 0.01,
@@ -237,3 +241,18 @@ def test_what_is_printed():
     # 60M of 240M.
     assert "C of these pretrainings over JMP's 240M: 0.250 together, 0.250 the largest" in full
     assert "JMP" not in demo
+
+
+def record(event):
+    found = logging.makeLogRecord({"msg": "Job stats:", "levelno": logging.INFO})
+    found.event = event
+    return found
+
+
+def test_an_estimate_that_fails_is_one_warning(project, tmp_path, caplog):
+    announcement = Announcement(SimpleNamespace(basedir=tmp_path), project)
+    for event in (LogEvent.JOB_INFO, LogEvent.RUN_INFO, LogEvent.RUN_INFO):
+        announcement.emit(record(event))
+    assert [(found.levelname, found.message) for found in caplog.records] == [
+        ("WARNING", f"The costs of this run cannot be estimated: {tmp_path}/config/rates.yaml: no such file")
+    ]

@@ -93,7 +93,7 @@ class Estimator:
         """Returns what a job costs; a rule that is not known costs the start of a process."""
         estimate = _ESTIMATES.get(step.rule)
         if estimate is None:
-            return Cost(step.rule, self._rates.steps.get(step.rule, self._rates.start))
+            return Cost(step.rule, self._start(step))
         return estimate(self, step)
 
     def fetch(self, step: Step) -> Cost:
@@ -102,7 +102,7 @@ class Estimator:
         sizes = [datasets[name].size for name, raw in datasets.raw.items() if raw == step.wildcards["raw"]]
         known = max((size.bytes for size in sizes if size is not None and size.bytes), default=0)
         packaged = sum(path.stat().st_size for path in step.inputs if path.exists())
-        return Cost(step.rule, self._rates.steps.get(step.rule, self._rates.start), bytes=known or 2 * packaged)
+        return Cost(step.rule, self._start(step), bytes=known or 2 * packaged)
 
     def convert(self, step: Step) -> Cost:
         """What a conversion takes, by structures, and writes, by atoms."""
@@ -110,7 +110,7 @@ class Estimator:
         structures = size.train + size.val + size.test
         return Cost(
             step.rule,
-            self._rates.start + self._rates.convert * structures,
+            self._start(step) + self._rates.convert * structures,
             structures=structures,
             bytes=structures * (_STRUCTURE + _ATOM * size.atoms),
         )
@@ -130,7 +130,7 @@ class Estimator:
             a_structure, source = work.on_core(size.atoms), f"{known} on a core by config/rates.yaml"
         return Cost(
             step.rule,
-            self._rates.start + structures * a_structure,
+            self._start(step) + structures * a_structure,
             device=self._device,
             structures=structures,
             bytes=_NUMBER * work.features * (structures * size.atoms + sampling.blocks * work.features),
@@ -141,7 +141,7 @@ class Estimator:
         """What the distances of all upstreams to a dataset take, or their mixes."""
         work, _ = self._extractor(step.wildcards["extractor"])
         pairs = len(self._project.run.upstream)
-        return Cost(step.rule, self._rates.start + pairs * self._rates.seconds_of_csi(work.features))
+        return Cost(step.rule, self._start(step) + pairs * self._rates.seconds_of_csi(work.features))
 
     def pretrain(self, step: Step) -> Cost:
         """What a pretraining takes, by structures seen and their atoms."""
@@ -195,13 +195,16 @@ class Estimator:
         seconds, source = self._speed.seconds(training, name, entry, self._device)
         return Cost(
             step.rule,
-            self._rates.start + seconds / step.processes,
+            self._start(step) + seconds / step.processes,
             device=self._device,
             processes=step.processes,
             structures=training.settings.budget,
             bytes=self._speed.model_bytes(name, entry) + _SMALL,
             source=source,
         )
+
+    def _start(self, step: Step) -> float:
+        return self._rates.start.get(step.rule, self._rates.start_of_others)
 
     def _extractor(self, name: str) -> tuple[ExtractorWork, str]:
         known = self._rates.extractors

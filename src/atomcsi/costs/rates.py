@@ -84,8 +84,9 @@ class Rates(Entry):
 
     Attributes:
         gpu: What is assumed of GPUs.
-        start: Seconds of one core until a process has imported what it needs.
-        steps: The same and what it then does, for rules whose work does not grow with the data; others take ``start``.
+        start: Seconds of one core until a process has imported what it needs, by rule; of tables, figures and pages
+            also what it then does.
+        start_of_others: The same for all other rules.
         convert: Seconds of one core a structure.
         csi: Seconds of a Fréchet distance with its error bar, by the number of features.
         step: Seconds of one core that a step takes besides the network: optimizer, moving average, records.
@@ -98,8 +99,8 @@ class Rates(Entry):
     """
 
     gpu: Gpu
-    start: Positive
-    steps: dict[str, Positive]
+    start: dict[str, Positive]
+    start_of_others: Positive
     convert: Positive
     csi: ByAtoms
     step: Positive
