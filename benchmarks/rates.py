@@ -38,7 +38,7 @@ Call = Callable[[Sequence[Structure]], object]
 _BACKBONES = Path("config/backbones")
 _EXTRACTORS = ("sevennet-0", "chgnet", "equiformer-v2")
 #: Seconds that a measurement goes on at least.
-_ENOUGH = 2.0
+_ENOUGH = 1.0
 #: Parameters of a network that is large.
 _LARGE = 5e6
 #: Operations that only say where the numbers of a tensor are, and start nothing on a GPU.
@@ -67,7 +67,8 @@ def _of_backbone(path: Path) -> dict[str, Any]:
     spec = BackboneSpec.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     backbone = build_backbone(spec.model_dump())
     potential = Potential(backbone, heads=["energy", "forces"], forces="direct", readout="sum", datasets=1)
-    optimizer = torch.optim.AdamW(potential.parameters(), 1e-5)
+    # In operations on all weights at once, as it is on a GPU by default.
+    optimizer = torch.optim.AdamW(potential.parameters(), 1e-5, foreach=True)
     collate = backbone.collate([None])
     backbone.fit_scales([collate(structures_of("aspirin"))])
 
