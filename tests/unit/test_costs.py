@@ -9,13 +9,14 @@ import pytest
 from pipeline import ROOT
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from atomcsi.config import extractor_catalogue, load_project
+from atomcsi.config import extractor_catalogue
 from atomcsi.costs.announcement import Announcement
 from atomcsi.costs.bill import Bill
 from atomcsi.costs.estimate import UNKNOWN, Cost, Estimator, Step
 from atomcsi.costs.rates import Gpu, Rates, Speed, Training, Work
 from atomcsi.errors import ConfigError
 from atomcsi.mixes import CountedMix
+from atomcsi.project import load_project
 from atomcsi.training.settings import TrainSettings
 
 GPU = {"name": "Fast", "teraflops": 100, "share": 0.1, "operation": 1e-5}
@@ -162,7 +163,8 @@ def test_a_training_that_is_shared_takes_less_time_of_more_devices(project, tmp_
 
 def test_mixes_have_the_structures_of_their_parts(project, tmp_path):
     mix = CountedMix(kind="counted", structures={"ani1x-mini": 30, "oc22-mini": 10})
-    mixed = replace(project, run=project.run.model_copy(update={"mixes": {"both": mix}}))
+    run = project.run.model_copy(update={"inits": ["both"]})
+    mixed = replace(project, run=run, mixes={"both": mix})
     found = estimator(mixed, tmp_path).cost(step_of("pretrain", mixed, init="both"))
     # (30 x 13 + 10 x 25) / 40 = 16 atoms; 24 structures of each dataset are validated on.
     assert found.structures == 8 * 40
@@ -174,12 +176,12 @@ def test_data_and_distances_by_hand(project, tmp_path):
     found = here.cost(Step("convert", {"dataset": "qm9-mini"}))
     assert (found.structures, found.seconds) == (700, pytest.approx(5.7))
     sampling = project.run.embedding.upstream.model_dump(mode="json")
-    wildcards = {"extractor": "sevennet-0", "dataset": "oc22-mini"}
-    found = here.cost(Step("embed", wildcards, {"sampling": sampling}))
+    params = {"name": "sevennet-0", "sampling": sampling}
+    found = here.cost(Step("embed", {"dataset": "oc22-mini"}, params))
     # 200 structures of 25 atoms at 0.02 s; 10 features an atom, and 20 blocks of 10 x 10 moments.
     assert (found.structures, found.seconds) == (200, pytest.approx(5 + 200 * 0.5))
     assert found.bytes == 4 * (200 * 25 * 10 + 20 * 100)
-    found = here.cost(Step("csi", {"extractor": "sevennet-0", "downstream": "qm9-mini"}))
+    found = here.cost(Step("csi", {"comparison": "sevennet-0", "downstream": "qm9-mini"}))
     assert found.seconds == 5 + 4 * 2
     package = tmp_path / "package"
     package.write_bytes(bytes(1000))

@@ -12,11 +12,11 @@ from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from atomcsi.config import Project
 from atomcsi.costs.bill import Bill
 from atomcsi.costs.estimate import Cost, Estimator, Step
 from atomcsi.costs.rates import Rates
 from atomcsi.errors import AtomcsiError
+from atomcsi.project import Project
 
 if TYPE_CHECKING:
     from snakemake.dag import DAG

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from atomcsi.catalogue import Size
-from atomcsi.config import Project, Sampling, Task
+from atomcsi.config import Sampling, Task
 from atomcsi.costs.rates import ExtractorWork, Rates, Speed, Training
 from atomcsi.errors import InputError
 from atomcsi.mixes import structures_of
+from atomcsi.project import Project
 from atomcsi.structure_lmdb import StructureLMDB
 from atomcsi.training.settings import TrainSettings
 
@@ -118,7 +119,7 @@ class Estimator:
     def embed(self, step: Step) -> Cost:
         """What an embedding takes, by atoms, and writes: features and moments."""
         sampling = Sampling.model_validate(step.params["sampling"])
-        name, size = step.wildcards["extractor"], self._size(step.wildcards["dataset"])
+        name, size = step.params["name"], self._size(step.wildcards["dataset"])
         work, known = self._extractor(name)
         structures = sampling.structures if sampling.method == "balanced" else min(sampling.structures, size.train)
         if self._device == "cuda":
@@ -139,7 +140,7 @@ class Estimator:
 
     def distance(self, step: Step) -> Cost:
         """What the distances of all upstreams to a dataset take, or their mixes."""
-        work, _ = self._extractor(step.wildcards["extractor"])
+        work, _ = self._extractor(self._project.samples[step.wildcards["comparison"]].extractor)
         pairs = len(self._project.run.upstream)
         return Cost(step.rule, self._start(step) + pairs * self._rates.seconds_of_csi(work.features))
 
