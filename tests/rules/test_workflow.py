@@ -72,7 +72,7 @@ def test_a_dry_run_says_what_its_jobs_cost(finished):
     assert rows["total"][0] == counted["total"] - 1 == sum(row[0] for name, row in rows.items() if name != "total")
     # Two pretrainings of 4 x 24 structures, and three finetunings of each of two tasks.
     assert (rows["pretrain"][1], rows["finetune"][0]) == ("192", counted["finetune"])
-    assert "rates: gemnet-oc-test by 8 trainings in results/ (on a core)" in found.stdout
+    assert "rates by 8 trainings in results/, on a core: gemnet-oc-test" in found.stdout
 
 
 def test_nothing_reruns(finished):

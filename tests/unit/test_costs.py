@@ -32,9 +32,8 @@ RATES = Rates.model_validate(
         "gradient": 2,
         "evaluation": 0.5,
         "backbones": {"known": {"parameters": 1000, **WORK}},
-        "unknown": {"demo": "known", "full": "known"},
         "extractors": {"sevennet-0": {"features": 10, **WORK}},
-        "unknown_extractor": "sevennet-0",
+        "others": dict.fromkeys(["demo", "full"], {"backbone": "known", "extractor": "sevennet-0"}),
     }
 )
 SETTINGS = TrainSettings(structures=100, epochs=4, batch_size=10, learning_rate=1e-3, val_interval=0.5)
@@ -61,7 +60,8 @@ def test_every_backbone_and_extractor_has_a_rate():
     rates = Rates.load(ROOT / "config" / "rates.yaml")
     assert set(rates.backbones) == {path.stem for path in (ROOT / "config" / "backbones").glob("*.yaml")}
     assert {"sevennet-0", "equiformer-v2"} <= set(rates.extractors) <= set(extractor_catalogue())
-    assert set(rates.unknown.values()) <= set(rates.backbones) and rates.unknown_extractor in rates.extractors
+    for others in rates.others.values():
+        assert others.backbone in rates.backbones and others.extractor in rates.extractors
 
 
 def test_a_mistake_in_the_rates_is_found(tmp_path):
@@ -109,7 +109,7 @@ def test_trainings_of_this_folder_come_before_the_rates(tmp_path):
     training = Training(SETTINGS, atoms=20, validation=0)
     expected = 400 * (0.4 + 0.001)
     assert Speed(RATES, tmp_path, "demo").seconds(training, "known", {}, "cpu") == (
-        pytest.approx(expected), "known on a core by config/rates.yaml",
+        pytest.approx(expected), "by config/rates.yaml, on a core",
     )  # fmt: skip
     as_expected = (400 + 0.5 * 8 * 2000) * (0.1 + 0.001)
     card(tmp_path, 2 * as_expected)
@@ -121,7 +121,7 @@ def test_trainings_of_this_folder_come_before_the_rates(tmp_path):
     speed = Speed(RATES, tmp_path, "demo")
     seconds, source = speed.seconds(training, "known", {}, "cpu")
     assert seconds == pytest.approx(3 * expected)
-    assert source == "known by 2 trainings in results/ (on a core)"
+    assert source == "by 2 trainings in results/, on a core"
     assert (speed.model_bytes("known", {}), speed.model_bytes("known", {"implementation": "new"})) == (28, 4000)
 
 
@@ -129,15 +129,15 @@ def test_trainings_on_a_gpu_make_its_rate_a_measured_one(tmp_path):
     """Two processes for as long as one should take: half as fast as assumed."""
     training = Training(SETTINGS, atoms=10, validation=0)
     expected, source = Speed(RATES, tmp_path, "demo").seconds(training, "known", {}, "cuda")
-    assert (expected, source) == (pytest.approx(400 * 1e-3), "known on Fast: assumed, not measured")
+    assert (expected, source) == (pytest.approx(400 * 1e-3), "assumed, not measured, on Fast")
     card(tmp_path, (400 + 0.5 * 8 * 2000) * 1e-3, device="NVIDIA Real", processes=2)
     seconds, source = Speed(RATES, tmp_path, "demo").seconds(training, "known", {}, "cuda")
-    assert (seconds, source) == (pytest.approx(2 * expected), "known by 1 training in results/ (NVIDIA Real)")
+    assert (seconds, source) == (pytest.approx(2 * expected), "by 1 training in results/, NVIDIA Real")
 
 
 def test_an_unknown_backbone_is_taken_to_be_like_another(tmp_path):
     _, source = Speed(RATES, tmp_path, "full").seconds(Training(SETTINGS, 10, 0), "new", {}, "cpu")
-    assert source == "new, taken to be like known, on a core by config/rates.yaml"
+    assert source == "by config/rates.yaml, on a core, those of known"
 
 
 def test_trainings_by_hand(project, tmp_path):
@@ -208,7 +208,7 @@ def test_jobs_that_wait_for_the_choice_have_an_upper_bound(project, tmp_path):
 
 
 COSTS = [
-    *[Cost("finetune", 100.0, structures=10, bytes=1e6, source="by hand")] * 3,
+    *[Cost("finetune", 100.0, structures=10, bytes=1e6, network="model", source="by hand")] * 3,
     Cost("pretrain", 400.0, device="cuda", processes=2, structures=60_000_000, bytes=5e6),
     Cost("select", 1.0),
 ]
@@ -238,7 +238,7 @@ def test_what_is_printed():
         for scale in ("full", "demo")
     )
     assert "Estimated cost (full scale): about 5.84 min, 2 jobs at once; 0.222 GPU-hours; 0.0675 kWh" in full
-    assert "rates: by hand" in full and "guessed for want of `size` in the catalogue: far" in full
+    assert "rates by hand: model" in full and "guessed for want of `size` in the catalogue: far" in full
     assert "+ at most 3 finetune jobs that only the choice of CSI will name: 0.0833 core-hours, 0 GPU-hours" in full
     # 60M of 240M.
     assert "C of these pretrainings over JMP's 240M: 0.250 together, 0.250 the largest" in full

@@ -67,7 +67,7 @@ class Bill:
         total: All of them.
         seconds: From the start of the run to its end, with ``slots`` jobs at once.
         slots: See there.
-        sources: How the rates of trainings and embeddings are known.
+        sources: How rates are known, with the backbones and extractors that they are of.
         unsized: Datasets whose size was guessed.
         budgets: Structures that each pretraining sees.
     """
@@ -76,7 +76,7 @@ class Bill:
     total: Item
     seconds: float
     slots: int
-    sources: list[str]
+    sources: dict[str, list[str]]
     unsized: list[str]
     budgets: list[int]
 
@@ -113,7 +113,10 @@ class Bill:
             total=Item.of("total", costs),
             seconds=max(chain, sum(cost.seconds for cost in costs) / slots, on_gpus / gpus if gpus else 0.0),
             slots=slots,
-            sources=sorted({cost.source for cost in costs if cost.source}),
+            sources={
+                source: sorted({cost.network for cost in costs if cost.source == source})
+                for source in sorted({cost.source for cost in costs if cost.source})
+            },
             unsized=sorted(unsized),
             budgets=[cost.structures for cost in costs if cost.rule == "pretrain"],
         )
@@ -136,7 +139,7 @@ class Bill:
         rows = [_COLUMNS, *map(_row, self.items), _row(total)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in rows]
-        notes = [f"rates: {source}" for source in self.sources]
+        notes = [f"rates {source}: {', '.join(networks)}" for source, networks in self.sources.items()]
         if self.unsized:
             notes.append(f"guessed for want of `size` in the catalogue: {', '.join(self.unsized)}")
         notes += [

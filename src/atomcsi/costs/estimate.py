@@ -23,7 +23,6 @@ UNKNOWN = Size(train=10_000, val=1_000, test=1_000, atoms=30)
 _STRUCTURE, _ATOM, _NUMBER = 200, 25, 4
 #: Bytes of a table, a figure or a page.
 _SMALL = 100_000
-_WHERE = {"cpu": "on a core", "cuda": "on a GPU"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ class Cost:
         processes: How many of them.
         structures: Structures seen: converted, embedded, or trained on with every repetition.
         bytes: Of its outputs.
-        source: How the seconds are known; empty for what ``config/rates.yaml`` has of a core.
+        network: The backbone or extractor that the seconds are for; empty if there is none.
+        source: How its rate is known.
     """
 
     rule: str
@@ -65,6 +65,7 @@ class Cost:
     processes: int = 1
     structures: int = 0
     bytes: float = _SMALL
+    network: str = ""
     source: str = ""
 
     @property
@@ -86,6 +87,7 @@ class Estimator:
     def __init__(self, project: Project, rates: Rates, folder: Path, device: str) -> None:
         self._project, self._rates, self._folder, self._device = project, rates, folder, device
         self._speed = Speed(rates, folder, project.run.scale)
+        self._like = rates.others[project.run.scale].extractor
         self._size = cache(self._read_size)
         #: Datasets of which :data:`UNKNOWN` was taken.
         self.unsized: set[str] = set()
@@ -120,27 +122,27 @@ class Estimator:
         """What an embedding takes, by atoms, and writes: features and moments."""
         sampling = Sampling.model_validate(step.params["sampling"])
         name, size = step.params["name"], self._size(step.wildcards["dataset"])
-        work, known = self._extractor(name)
+        work = self._extractor(name)
         structures = sampling.structures if sampling.method == "balanced" else min(sampling.structures, size.train)
         if self._device == "cuda":
             # A batch is filled with atoms.
             batch = max(self._project.extractors[name].max_atoms / size.atoms, 1)
             a_structure = work.on_gpu(size.atoms, batch, self._rates.gpu)
-            source = f"{known} on {self._rates.gpu.name}: assumed, not measured"
         else:
-            a_structure, source = work.on_core(size.atoms), f"{known} on a core by config/rates.yaml"
+            a_structure = work.on_core(size.atoms)
         return Cost(
             step.rule,
             self._start(step) + structures * a_structure,
             device=self._device,
             structures=structures,
             bytes=_NUMBER * work.features * (structures * size.atoms + sampling.blocks * work.features),
-            source=source,
+            network=name,
+            source=self._rates.source(self._device, name in self._rates.extractors or self._like),
         )
 
     def distance(self, step: Step) -> Cost:
         """What the distances of all upstreams to a dataset take, or their mixes."""
-        work, _ = self._extractor(self._project.samples[step.wildcards["comparison"]].extractor)
+        work = self._extractor(self._project.samples[step.wildcards["comparison"]].extractor)
         pairs = len(self._project.run.upstream)
         return Cost(step.rule, self._start(step) + pairs * self._rates.seconds_of_csi(work.features))
 
@@ -201,18 +203,15 @@ class Estimator:
             processes=step.processes,
             structures=training.settings.budget,
             bytes=self._speed.model_bytes(name, entry) + _SMALL,
+            network=name,
             source=source,
         )
 
     def _start(self, step: Step) -> float:
         return self._rates.start.get(step.rule, self._rates.start_of_others)
 
-    def _extractor(self, name: str) -> tuple[ExtractorWork, str]:
-        known = self._rates.extractors
-        if name in known:
-            return known[name], name
-        like = self._rates.unknown_extractor
-        return known[like], f"{name}, taken to be like {like},"
+    def _extractor(self, name: str) -> ExtractorWork:
+        return self._rates.extractors.get(name) or self._rates.extractors[self._like]
 
     def _read_size(self, dataset: str) -> Size:
         """The size of a dataset: counted where it is converted, else as the catalogue has it."""

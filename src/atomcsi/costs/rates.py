@@ -79,6 +79,13 @@ class ExtractorWork(Work):
     features: PositiveInt
 
 
+class Others(Entry):
+    """Which ``backbone`` and ``extractor`` those without an entry are taken to be like."""
+
+    backbone: str
+    extractor: str
+
+
 class Rates(Entry):
     """What ``config/rates.yaml`` holds.
 
@@ -93,9 +100,8 @@ class Rates(Entry):
         gradient: What forces as gradients cost, in steps with direct ones.
         evaluation: What a validated or tested structure costs, in steps; with gradients ``gradient`` times as much.
         backbones: Work by the id of the backbone.
-        unknown: The backbone that others are taken to be like, by the run's scale.
         extractors: Work by the id of the extractor.
-        unknown_extractor: The extractor that others are taken to be like.
+        others: The backbone and the extractor that all others are taken to be like, by the run's scale.
     """
 
     gpu: Gpu
@@ -107,9 +113,18 @@ class Rates(Entry):
     gradient: Positive
     evaluation: Positive
     backbones: dict[str, BackboneWork]
-    unknown: dict[Literal["demo", "full"], str]
     extractors: dict[str, ExtractorWork]
-    unknown_extractor: str
+    others: dict[Literal["demo", "full"], Others]
+
+    def source(self, device: str, like: str | Literal[True]) -> str:
+        """Says how rates of this file are known.
+
+        Args:
+            device: ``cpu`` or ``cuda``.
+            like: Whose rates are taken, or True for what is in the file itself.
+        """
+        words = "by config/rates.yaml, on a core" if device == "cpu" else f"assumed, not measured, on {self.gpu.name}"
+        return words if like is True else f"{words}, those of {like}"
 
     def seconds_of_csi(self, features: int) -> float:
         """Seconds of one core for one pair of datasets."""
@@ -165,7 +180,7 @@ class Speed:
     """
 
     def __init__(self, rates: Rates, folder: Path, scale: Literal["demo", "full"]) -> None:
-        self._rates, self._scale = rates, scale
+        self._rates, self._like = rates, rates.others[scale].backbone
         self._bytes: dict[str, int] = {}
         self._factors, self._names = self._measured(folder)
 
@@ -178,31 +193,27 @@ class Speed:
             backbone: Its catalogue entry.
             device: ``cpu`` or ``cuda``.
         """
-        expected, source = self._expected(training, name, device)
+        expected = self._expected(training, name, device)
         factors = self._factors.get((_key(backbone), device))
         if not factors:
-            return expected, source
-        where = self._names[device]
-        count = f"{len(factors)} training{'s' if len(factors) > 1 else ''}"
-        return expected * statistics.median(factors), f"{name} by {count} in results/ ({where})"
+            return expected, self._rates.source(device, name in self._rates.backbones or self._like)
+        where = f"{len(factors)} training{'s' if len(factors) > 1 else ''} in results/"
+        return expected * statistics.median(factors), f"by {where}, {self._names[device]}"
 
     def model_bytes(self, name: str, backbone: Mapping[str, Any]) -> int:
         """Bytes of a model's weights."""
         return self._bytes.get(_key(backbone)) or 4 * self._work(name).parameters
 
     def _work(self, name: str) -> BackboneWork:
-        return self._rates.backbones.get(name) or self._rates.backbones[self._rates.unknown[self._scale]]
+        return self._rates.backbones.get(name) or self._rates.backbones[self._like]
 
-    def _expected(self, training: Training, name: str, device: str) -> tuple[float, str]:
-        work, rates = self._work(name), self._rates
-        known = name if name in rates.backbones else f"{name}, taken to be like {rates.unknown[self._scale]},"
+    def _expected(self, training: Training, name: str, device: str) -> float:
+        work, rates, batch = self._work(name), self._rates, training.settings.batch_size
         if device == "cuda":
-            a_structure = work.on_gpu(training.atoms, training.settings.batch_size, rates.gpu)
-            source = f"{known} on {rates.gpu.name}: assumed, not measured"
+            a_structure = work.on_gpu(training.atoms, batch, rates.gpu)
         else:
-            a_structure = work.on_core(training.atoms) + rates.step / training.settings.batch_size
-            source = f"{known} on a core by config/rates.yaml"
-        return training.steps(rates) * a_structure, source
+            a_structure = work.on_core(training.atoms) + rates.step / batch
+        return training.steps(rates) * a_structure
 
     def _measured(self, folder: Path) -> tuple[dict[tuple[str, str], list[float]], dict[str, str]]:
         """By backbone and device, how many times as long as expected trainings took; the names of the devices."""
@@ -219,8 +230,7 @@ class Speed:
             except (InputError, ValidationError, KeyError, TypeError):
                 continue  # another version's: no measurement
             names[device] = card["costs"]["device"] if device == "cuda" else "on a core"
-            expected, _ = self._expected(training, path.parts[-4], device)
-            factors[key, device].append(seconds / expected)
+            factors[key, device].append(seconds / self._expected(training, path.parts[-4], device))
             self._bytes[key] = 4 * card["parameters"]
         return factors, names
 
