@@ -33,7 +33,7 @@ RATES = Rates.model_validate(
         "evaluation": 0.5,
         "backbones": {"known": {"parameters": 1000, **WORK}},
         "extractors": {"sevennet-0": {"features": 10, **WORK}},
-        "others": dict.fromkeys(["demo", "full"], {"backbone": "known", "extractor": "sevennet-0"}),
+        "others": {scale: {"backbone": "known", "extractor": "sevennet-0"} for scale in ("demo", "full")},
     }
 )
 SETTINGS = TrainSettings(structures=100, epochs=4, batch_size=10, learning_rate=1e-3, val_interval=0.5)
@@ -239,7 +239,7 @@ def test_what_is_printed():
     )
     assert "Estimated cost (full scale): about 5.84 min, 2 jobs at once; 0.222 GPU-hours; 0.0675 kWh" in full
     assert "rates by hand: model" in full and "guessed for want of `size` in the catalogue: far" in full
-    assert "+ at most 3 finetune jobs that only the choice of CSI will name: 0.0833 core-hours, 0 GPU-hours" in full
+    assert "+ at most 3 finetune that only the choice of CSI will name: 0.0833 core-hours, 0 GPU-hours" in full
     # 60M of 240M.
     assert "C of these pretrainings over JMP's 240M: 0.250 together, 0.250 the largest" in full
     assert "JMP" not in demo

@@ -142,11 +142,12 @@ class Bill:
         notes = [f"rates {source}: {', '.join(networks)}" for source, networks in self.sources.items()]
         if self.unsized:
             notes.append(f"guessed for want of `size` in the catalogue: {', '.join(self.unsized)}")
-        notes += [
-            f"+ at most {item.jobs} {item.name} jobs that only the choice of CSI will name:"
-            f" {number(item.core_hours)} core-hours, {number(item.gpu_hours)} GPU-hours"
-            for item in waiting
-        ]
+        if waiting:
+            jobs = " and ".join(f"{item.jobs} {item.name}" for item in waiting)
+            hours = [number(sum(item.core_hours for item in waiting)), number(sum(item.gpu_hours for item in waiting))]
+            notes.append(
+                f"+ at most {jobs} that only the choice of CSI will name: {hours[0]} core-hours, {hours[1]} GPU-hours"
+            )
         if scale == "full" and self.budgets:
             together, largest = (number(budget / JMP_BUDGET) for budget in (sum(self.budgets), max(self.budgets)))
             notes.append(f"C of these pretrainings over JMP's 240M: {together} together, {largest} the largest")
