@@ -91,7 +91,7 @@ class _SevenNetCalculator:
 def _equiformer() -> Iterator[Record]:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "eq2_31M.pt"
-        _save_random_equiformer(checkpoint)
+        save_random_equiformer(checkpoint)
         (features, plain_features), (ours, plain), peaks = _in_turn_apart(
             lambda: in_process(_equiformer_ours, checkpoint), lambda: in_process(_equiformer_plain, checkpoint)
         )
@@ -140,7 +140,7 @@ def _equiformer_plain(checkpoint: Path) -> tuple[list[np.ndarray], float]:
     return _timed(lambda: [features(structure) for structure in _mixture()])
 
 
-def _save_random_equiformer(path: Path) -> None:
+def save_random_equiformer(path: Path) -> None:
     """Writes random weights in the layout of fairchem's published checkpoints."""
     torch.manual_seed(0)
     state = _random_equiformer(regress_forces=False).state_dict()

@@ -59,7 +59,7 @@ def _speed(name: str) -> dict[str, tuple[float, float]]:
     """Seconds of ours and of fairchem's."""
     set_threads(1)
     keep_freed_memory()
-    structures = _structures(name)
+    structures = structures_of(name)
     theirs, ours = _fairchem(structures), _ours(structures)
     found = {precision: in_turn(partial(ours, precision), theirs) for precision in ("float32", "bfloat16")}
     model, batch = _fairchem_model(), FairchemBatch(collate(structures, vacuum=14.0))
@@ -75,7 +75,7 @@ def _memory(name: str, what: str) -> float:
 
 def _peaks(name: str, what: str) -> tuple[float, float]:
     set_threads(1)
-    structures = _structures(name)
+    structures = structures_of(name)
     step = _fairchem(structures) if what == "fairchem" else partial(_ours(structures), what)
     before = _peak_mb()
     for _ in range(2):
@@ -87,7 +87,8 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _structures(name: str) -> list[Structure]:
+def structures_of(name: str) -> list[Structure]:
+    """Returns what a benchmark is named after: eight molecules of aspirin, or two slabs."""
     if "aspirin" in name:
         with zipfile.ZipFile(_ASPIRIN) as archive, tarfile.open(fileobj=archive.open("rmd17.tar.bz2")) as files:
             member = next(member for member in files if member.name.endswith(".npz"))

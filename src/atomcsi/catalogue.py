@@ -237,6 +237,22 @@ class Graph(Entry):
         return natoms * (neighbors if periodic else np.minimum(neighbors, natoms - 1))
 
 
+class Size(Entry):
+    """How large a dataset is, about: what costs are estimated by until its structures are there to be counted.
+
+    Attributes:
+        train: Structures of that split; likewise ``val`` and ``test``.
+        atoms: Of a structure, in the mean.
+        bytes: Of the raw files, downloaded and unpacked; None if unknown. Packaged files are looked at instead.
+    """
+
+    train: PositiveInt
+    val: Annotated[int, Field(ge=0)] = 0
+    test: Annotated[int, Field(ge=0)] = 0
+    atoms: Annotated[float, Field(gt=0)]
+    bytes: PositiveInt | None = None
+
+
 class Dataset(Conversion):
     """An upstream or downstream dataset; ``graph`` is the paper's, and the backbone's own where there is none."""
 
@@ -244,6 +260,7 @@ class Dataset(Conversion):
     role: Literal["upstream", "downstream"]
     stand_in_for: str | None = None
     files: list[SourceFile]
+    size: Size | None = None
     graph: Graph | None = None
 
 

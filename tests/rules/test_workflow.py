@@ -51,6 +51,30 @@ def test_progress_says_stage_how_far_and_time_left(finished):
     assert "pretrain ani1x-mini seed 0: done" in log.read_text()
 
 
+def test_costs_are_estimated_before_the_first_job(finished):
+    """Once: the processes of jobs say nothing of it."""
+    assert finished.output.count("Estimated cost (demo scale)") == 1
+    assert finished.output.index("Estimated cost") < finished.output.index("Fetch the raw files")
+
+
+def test_a_dry_run_says_what_its_jobs_cost(finished):
+    found = finished("all", "--forceall", "--dry-run", "--quiet", "rules")
+    lines = found.stdout.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("Estimated cost"))
+    rows = {}
+    for line in lines[start + 2 :]:
+        name, jobs, *numbers = line.split()
+        rows[name] = [int(jobs), *numbers]
+        if name == "total":
+            break
+    planned = int(next(line for line in lines if line.startswith("total ")).split()[1])
+    # All jobs of Snakemake's own table but `all`, which does nothing.
+    assert rows["total"][0] == planned - 1 == sum(row[0] for name, row in rows.items() if name != "total")
+    # Two pretrainings of 4 x 24 structures, and three finetunings of each of two tasks.
+    assert (rows["pretrain"][:2], rows["finetune"][0]) == ([2, "192"], 6)
+    assert "rates by 8 trainings in results/, on a core: gemnet-oc-test" in found.stdout
+
+
 def test_nothing_reruns(finished):
     assert "Nothing to be done" in finished("all").stderr
 

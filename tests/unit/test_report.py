@@ -11,6 +11,7 @@ from atomcsi.config import BackboneSpec, ExtractorSpec, RunConfig, Task
 from atomcsi.errors import AtomcsiError
 from atomcsi.files import write_json
 from atomcsi.project import Project
+from atomcsi.quantities import duration, number
 from atomcsi.report.figures import FIGURES, draw
 from atomcsi.report.outcome import (
     Errors,
@@ -19,14 +20,13 @@ from atomcsi.report.outcome import (
     csi_against_mae,
     judge,
     least_p,
-    number,
     overall,
     percent,
     signed,
     summarise,
     verdict,
 )
-from atomcsi.report.page import badge, best_mixes, costs, duration, merged_versions, other_distances, write_report
+from atomcsi.report.page import badge, best_mixes, costs, merged_versions, other_distances, write_report
 from atomcsi.report.tables import Tables
 from atomcsi.selection import SCHEMA as SELECTION_SCHEMA
 from atomcsi.selection import select
@@ -90,6 +90,7 @@ def make_tables(seeds: int = 3) -> Tables:
         [
             {"task": task, "dataset": TASKS[task], "target": "forces", "unit": "meV/angstrom", "init": init}
             | {"seed": seed, "mae": float(mae), "labels": 900, "structures": 25, "seconds": 10.0, "budget": 320}
+            | {"gpu_hours": 0.0, "kwh": 0.5}
             for task, inits in MAE.items()
             for init, maes in inits.items()
             for seed, mae in enumerate(maes[:seeds])
@@ -97,7 +98,7 @@ def make_tables(seeds: int = 3) -> Tables:
     )
     cards = [
         {"dataset": upstream, "seed": seed, "structures": 240, "budget": 480, "atoms": 3000, "parameters": 1000}
-        | {"best_epoch": 2, "seconds": 60.0}
+        | {"best_epoch": 2, "seconds": 60.0, "gpu_hours": 1.5, "kwh": 0.25}
         | {
             "history": [
                 {
@@ -113,7 +114,7 @@ def make_tables(seeds: int = 3) -> Tables:
         for upstream in UPSTREAMS
         for seed in range(seeds)
     ]
-    columns = ["seed", "structures", "budget", "atoms", "parameters", "best_epoch", "seconds"]
+    columns = ["seed", "structures", "budget", "atoms", "parameters", "best_epoch", "seconds", "gpu_hours", "kwh"]
     pretraining = pd.DataFrame(
         [{"init": card["dataset"], "val_loss": 1.0} | {name: card[name] for name in columns} for card in cards]
     )
@@ -281,8 +282,20 @@ def test_costs(tables):
     assert (found["pretraining_seconds"], found["finetuning_seconds"]) == (540, 240)
     # Three upstreams and two downstream datasets, each embedded once; the choice costs that and its pretraining.
     assert (found["embedded"], found["embedding_seconds"], found["chosen"]) == (5, 15, 195)
-    assert found["pretraining"][0]["budget"] == 480
+    first = found["pretraining"][0]
+    assert (first["budget"], first["seen"], first["gpu_hours"], first["kwh"]) == (480, 3 * 480, 4.5, 0.75)
+    # Half a millionth of JMP's 240M.
+    assert first["share"] == pytest.approx(2e-6)
+    assert [(row["seen"], row["gpu_hours"], row["kwh"]) for row in found["finetuning"]] == [(12 * 320, 0, 6)] * 2
     assert costs(tables, {"elsewhere"})["chosen"] is None
+
+
+def test_budgets_are_compared_with_that_of_jmp_at_full_scale_only(tables, tmp_path):
+    column = "C / C<sub>JMP</sub>"
+    full, demo = (write_page(tables, tmp_path, scale=scale) for scale in ("full", "demo"))
+    assert column in full and column not in demo
+    for page in (full, demo):
+        assert "13.5" in page and "2.25" in page  # GPU-hours and kWh of all pretrainings
 
 
 def test_versions_that_differ_are_said_to():

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 
 from atomcsi.files import write_json
-from atomcsi.training.model_files import SCHEMA
-from atomcsi.training.tables import fold_table, pretraining_table
+from atomcsi.training.model_files import METRICS_SCHEMA, SCHEMA
+from atomcsi.training.tables import finetuning_table, fold_table, pretraining_table
 
 FAMILIES = {"phonons-fold0": "phonons", "phonons-fold1": "phonons"}
 
@@ -22,6 +22,13 @@ def test_pretrainings_with_their_costs(tmp_path):
     (row,) = pretraining_table([tmp_path / "model.json"]).to_dict("records")
     assert row == {"init": "far", **numbers, "gpu_hours": 2.0, "kwh": 1.0, "val_loss": 0.2}
     assert list(pretraining_table([]).columns) == list(row)
+
+
+def test_finetunings_with_their_costs(tmp_path):
+    numbers = {"task": "drug-forces", "mae": 3.0, "by_element": {}, "by_class": {}}
+    write_json(tmp_path / "metrics.json", METRICS_SCHEMA, {**numbers, "costs": {"gpu_hours": 0.5, "kwh": 0.1}})
+    (row,) = finetuning_table([tmp_path / "metrics.json"]).to_dict("records")
+    assert row == {"task": "drug-forces", "mae": 3.0, "gpu_hours": 0.5, "kwh": 0.1}
 
 
 def test_folds_are_averaged_by_hand():

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from sklearn.decomposition import PCA
 
+from atomcsi.quantities import number
 from atomcsi.report.csi_figures import csi_elements, csi_sample_size, element_colors
 from atomcsi.report.drawing import FAINT, INK, WIDTH, series
-from atomcsi.report.outcome import number
 from atomcsi.report.tables import Tables
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from atomcsi.config import extractor_catalogue
 from atomcsi.errors import InputError
 from atomcsi.files import atomic_path, versions, write_json, write_table
 from atomcsi.measure import element_table
+from atomcsi.quantities import number
 from atomcsi.registry import DISTANCES, load
 from atomcsi.report.comparison_figures import figures
 from atomcsi.report.drawing import save, styled
-from atomcsi.report.outcome import chance, number, percent
+from atomcsi.report.outcome import chance, percent
 from atomcsi.report.page import inline_svg, templates
 from atomcsi.report.tables import Tables
 

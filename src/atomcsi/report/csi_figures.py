@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
+from atomcsi.quantities import number
 from atomcsi.report.drawing import FAINT, INK, SERIES, panels, plain_log, series
-from atomcsi.report.outcome import number
 from atomcsi.report.tables import Tables
 
 #: Elements that the figure of elements tells apart by colour; the others are one.

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from atomcsi.errors import did_you_mean
+from atomcsi.quantities import number
 from atomcsi.report.csi_figures import csi_elements, csi_matrix, csi_sample_size
 from atomcsi.report.drawing import (
     CHOICE,
@@ -31,7 +32,6 @@ from atomcsi.report.outcome import (
     SCRATCH,
     correlations,
     csi_against_mae,
-    number,
     signed,
     summarise,
     unit_name,

@@ -326,15 +326,6 @@ def listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def number(value: float | None) -> str:
-    """Writes a number with three significant digits and no exponent; a dash if there is none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    return f"{value:,.{max(2 - math.floor(math.log10(abs(value))), 0)}f}"
-
-
 def percent(share: float | None) -> str:
     """Writes a share as a percentage, with a decimal where it is below 10%."""
     if share is None or not math.isfinite(share):

@@ -13,8 +13,10 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
+from atomcsi.costs.bill import JMP_BUDGET
 from atomcsi.files import atomic_path
 from atomcsi.project import Project
+from atomcsi.quantities import duration, number
 from atomcsi.registry import DISTANCES, load
 from atomcsi.report.outcome import (
     ALL_TASKS,
@@ -25,7 +27,6 @@ from atomcsi.report.outcome import (
     csi_against_mae,
     judge,
     least_p,
-    number,
     overall,
     percent,
     signed,
@@ -181,9 +182,10 @@ def costs(tables: Tables, chosen: set[str]) -> dict[str, Any]:
         chosen: The upstreams that were selected for some task.
 
     Returns:
-        Rows of pretraining (per upstream) and finetuning (per task), seconds of either and of embedding, how many
-        datasets were ``embedded``, and ``chosen``: the seconds of the embeddings and of the selected upstreams'
-        pretraining, all that is needed if CSI is believed; None if one was not run.
+        Rows of ``pretraining`` (per upstream) and ``finetuning`` (per task): runs, structures seen, seconds, GPU-hours
+        and kWh; seconds of either and of embedding, how many datasets were ``embedded``, and ``chosen``: the seconds of
+        the embeddings and of the selected upstreams' pretraining, all that is needed if CSI is believed; None if one
+        was not run. A pretraining's ``share`` is its budget over JMP's, the paper's measure of cost.
     """
     # Every row has the seconds of both of its datasets, but each dataset is embedded once.
     embedding = {
@@ -192,16 +194,18 @@ def costs(tables: Tables, chosen: set[str]) -> dict[str, Any]:
         for side in ("upstream", "downstream")
     }
     embedding_seconds = float(sum(embedding.values()))
-    pretraining = tables.pretraining.groupby("init", sort=False).agg(
-        runs=("seed", "size"),
-        structures=("structures", "max"),
-        budget=("budget", "max"),
-        seconds=("seconds", "mean"),
-        total=("seconds", "sum"),
-    )
-    finetuning = tables.finetuning.groupby("task", sort=False).agg(
-        runs=("seed", "size"), budget=("budget", "max"), seconds=("seconds", "mean"), total=("seconds", "sum")
-    )
+    spent = {
+        "runs": ("seed", "size"),
+        "budget": ("budget", "max"),
+        "seconds": ("seconds", "mean"),
+        "total": ("seconds", "sum"),
+        "seen": ("budget", "sum"),
+        "gpu_hours": ("gpu_hours", "sum"),
+        "kwh": ("kwh", "sum"),
+    }
+    pretraining = tables.pretraining.groupby("init", sort=False).agg(**spent, structures=("structures", "max"))
+    pretraining["share"] = pretraining["budget"] / JMP_BUDGET
+    finetuning = tables.finetuning.groupby("task", sort=False).agg(**spent)
     return {
         "pretraining": _records(pretraining.reset_index()),
         "finetuning": _records(finetuning.reset_index()),
@@ -241,16 +245,6 @@ def inline_svg(path: Path, name: str) -> Markup:
     head, body = svg.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     return Markup(f'{head} role="img" aria-labelledby="caption-{name}">{body}')
-
-
-def duration(seconds: float | None) -> str:
-    """Writes a time in the unit that suits it."""
-    if seconds is None or not math.isfinite(seconds):
-        return "–"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{number(seconds / size)} {unit}"
-    return f"{number(seconds)} s"
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -12,26 +12,26 @@ from atomcsi.files import read_json
 from atomcsi.training.model_files import METRICS_SCHEMA
 from atomcsi.training.model_files import SCHEMA as MODEL_SCHEMA
 
+_COSTS = ("gpu_hours", "kwh")
+
 
 def pretraining_table(cards: Sequence[Path]) -> pd.DataFrame:
     """One row per pretrained model: init, seed, budget, size, best epoch, validation loss, seconds, GPU-hours, kWh."""
-    costs = ["gpu_hours", "kwh"]
     columns = ["seed", "structures", "budget", "atoms", "parameters", "best_epoch", "seconds"]
     rows: list[dict[str, Any]] = []
     for card in (read_json(path, MODEL_SCHEMA) for path in cards):
         losses = [record["val_loss"] for record in card["history"]]
-        took = {name: card["costs"][name] for name in costs}
-        rows.append(
-            {"init": card["dataset"], **{name: card[name] for name in columns}, **took, "val_loss": min(losses)}
-        )
+        measured = {name: card[name] for name in columns}
+        rows.append({"init": card["dataset"], **measured, **_costs(card), "val_loss": min(losses)})
     # Named even without rows: from scratch alone nothing is pretrained.
-    return pd.DataFrame(rows, columns=["init", *columns, *costs, "val_loss"])
+    return pd.DataFrame(rows, columns=["init", *columns, *_COSTS, "val_loss"])
 
 
 def finetuning_table(metrics: Sequence[Path]) -> pd.DataFrame:
-    """One row per finetuning: task, init, seed, MAE in the task's unit, and what it averages over."""
-    left_out = ["schema", "by_element", "by_class"]
-    return pd.DataFrame([read_json(path, METRICS_SCHEMA) for path in metrics]).drop(columns=left_out)
+    """One row per finetuning: task, init, seed, MAE in the task's unit, what it averages over, GPU-hours, kWh."""
+    left_out = ["schema", "by_element", "by_class", "costs"]
+    found = (read_json(path, METRICS_SCHEMA) for path in metrics)
+    return pd.DataFrame([{**record, **_costs(record)} for record in found]).drop(columns=left_out)
 
 
 def fold_table(finetuning: pd.DataFrame, families: Mapping[str, str]) -> pd.DataFrame:
@@ -64,3 +64,7 @@ def fold_table(finetuning: pd.DataFrame, families: Mapping[str, str]) -> pd.Data
         **({"roc_auc": ("roc_auc", "mean")} if "roc_auc" in metrics else {}),
     )
     return aggregated.reset_index()
+
+
+def _costs(record: Mapping[str, Any]) -> dict[str, float]:
+    return {name: record["costs"][name] for name in _COSTS}

@@ -145,6 +145,7 @@ def finetune(
         "seed": seed,
         "seconds": model.card["seconds"],
         "budget": task.finetune.budget,
+        "costs": model.card["costs"],
     }
     write_json(folder / METRICS, METRICS_SCHEMA, metrics)
     write_model_card(folder)

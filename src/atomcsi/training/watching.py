@@ -12,12 +12,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from atomcsi.costs.rates import ASSUMED_WATTS
 from atomcsi.files import remove, write_table
 from atomcsi.training.module import PotentialModule
 
 HISTORY, TENSORBOARD = "history.csv", "tensorboard"
-#: What a process is taken to draw where nothing measures it: a GPU under load, and a core with its share of the rest.
-ASSUMED_WATTS = {"cuda": 300.0, "cpu": 10.0}
 #: Seconds between two looks at what a GPU draws.
 _EVERY = 10.0
 
