@@ -26,7 +26,7 @@ READERS = {
     "rmd17": "atomcsi.readers.rmd17:Rmd17Reader@1",
     "spice": "atomcsi.readers.spice:SpiceReader@1",
     "transition1x": "atomcsi.readers.transition1x:Transition1xReader@1",
-    "user": "atomcsi.readers.user:UserReader@1",
+    "user": "atomcsi.readers.user:UserReader@2",
 }
 EXTRACTORS = {
     "chgnet": "atomcsi.extractors.chgnet:ChgnetExtractor@1",

@@ -62,7 +62,7 @@ def catalogue(tmp_path, repository):
         ("tasks.yaml", "target: U0", "target: U1", r"qm9-mini-u0.target: unknown target 'U1'"),
         ("tasks.yaml", "unit: meV\n", "unit: meV/angstrom\n", r"unit: 'meV/angstrom' is no unit of U0"),
         ("tasks.yaml", "unit: meV\n", "unit: 1/cm\n", r"qm9-mini-u0.unit: '1/cm' is no unit of U0"),
-        ("tasks.yaml", "readout: max", "readout: maximum", r"matbench-phonons-fold0.readout: .*did you mean 'max'"),
+        ("tasks.yaml", "readout: max", "readout: maximum", r"matbench-phonons-mini-peak.readout: .*did you mean 'max'"),
         ("tasks.yaml", "  forces: gradient", "  forces: gradients", r"finetune.forces: .*did you mean 'gradient'"),
         ("tasks.yaml", "reference: none", "reference: mean", r"is-metal-fold0: .*cross-entropy is for classes"),
         ("tasks.yaml", "target: forces", "target: forces\n  readout: mean", r"readout and reference must be sum and elements"),
@@ -141,6 +141,14 @@ def test_yaml_tags_are_refused(catalogue, repository):
     path = catalogue("demo.yaml", "distance: frechet", "distance: !!python/object/apply:os.system ['true']")
     with pytest.raises(ConfigError, match="is no valid YAML"):
         load_project(path=path, root=repository)
+
+
+def test_every_task_fits_its_dataset(repository):
+    """A run config may name any: each has a downstream dataset with that target, in that unit, and a test split."""
+    path = repository / "config" / "demo.yaml"
+    tasks = list(yaml.safe_load((repository / "config" / "tasks.yaml").read_text()))
+    project = load_project(yaml.safe_load(path.read_text()) | {"tasks": tasks}, path=path, root=repository)
+    assert set(project.tasks) == set(tasks)
 
 
 def test_overrides_win_over_the_file(repository):

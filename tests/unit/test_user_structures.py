@@ -124,7 +124,7 @@ def test_what_ase_writes(tmp_path, images, name, write):
     for _ in range(2):  # a reader can be iterated again
         structures = list(reader)
     assert [s.source for s in structures] == [f"{name}/0", f"{name}/1"]
-    assert [s.label for s in structures] == ["CH4O", "Cu3"]
+    assert [s.label for s in structures] == [s.group for s in structures] == ["CH4O", "Cu3"]
     for structure, atoms in zip(structures, images, strict=True):
         # extxyz has eight decimals.
         np.testing.assert_array_equal(structure.numbers, atoms.numbers)

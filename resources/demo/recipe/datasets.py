@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from . import layouts, metals, oxides, qm9, xtb
+from . import crystals, layouts, metals, oxides, phonons, qm9, xtb
 from .frames import MAX_FORCE, Frames, concatenate
 from .molecules import Reaction, embed, find_reactions
 
@@ -162,6 +162,28 @@ def oc22_mini(folder: Path, seed: int) -> None:
     layouts.write_pickle(folder / "oc22_metadata.pkl", table)
 
 
+def matbench_phonons_mini(folder: Path, seed: int) -> None:
+    """Semiconductors and insulators with the highest of CHGNet's phonons at Gamma, in random order."""
+    rows = []
+    for kind, formula in crystals.compounds(crystals.INSULATORS):
+        atoms = crystals.relaxed(kind, formula)
+        peak = None if atoms is None else phonons.highest_mode(atoms)
+        if peak is not None:
+            rows.append((atoms, peak))
+    order = np.random.default_rng(seed).permutation(len(rows))
+    layouts.write_matbench(folder / "matbench_phonons.json.gz", "last phdos peak", [rows[i] for i in order])
+
+
+def omat24_mini(folder: Path, seed: int) -> None:
+    """Crystals of all kinds, strained and with displaced atoms, three times each, in random order."""
+    rng = np.random.default_rng(seed)
+    known = crystals.compounds(crystals.INSULATORS | crystals.METALS)
+    chosen = (crystals.relaxed(*known[i]) for i in rng.choice(len(known), 64, replace=False))
+    frames = [shot for atoms in chosen if atoms is not None for shot in crystals.rattled(atoms, 3, rng)]
+    frames = [frames[i] for i in rng.permutation(len(frames))]
+    layouts.write_omat24(folder / "val.tar.gz", "rattled-300-subsampled", frames)
+
+
 DATASETS: dict[str, Callable[[Path, int], None]] = {
     "qm9-mini": qm9_mini,
     "ani1x-mini": ani1x_mini,
@@ -171,4 +193,6 @@ DATASETS: dict[str, Callable[[Path, int], None]] = {
     "md22-mini": md22_mini,
     "oc20-mini": oc20_mini,
     "oc22-mini": oc22_mini,
+    "matbench-phonons-mini": matbench_phonons_mini,
+    "omat24-mini": omat24_mini,
 }

@@ -6,10 +6,12 @@ import bz2
 import gzip
 import hashlib
 import io
+import json
 import lzma
 import pickle
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,10 +22,12 @@ import lmdb
 import numpy as np
 import torch
 from ase import Atoms, units
+from pymatgen.io.ase import AseAtomsAdaptor
 from torch_geometric.data import Data
 
 from .frames import KCAL_PER_EV, Frames
 from .molecules import Reaction
+from .surfaces import Snapshot
 
 # --- archives ---------------------------------------------------------------------------------------------
 
@@ -296,4 +300,61 @@ def write_oc22(path: Path, splits: Mapping[str, Sequence[Data]]) -> None:
                 database.copy(str(compact), compact=True)
             name = f"s2ef_total_train_val_test_lmdbs/data/oc22/s2ef-total/{split}/data.0000.lmdb"
             files[name] = compact.read_bytes()
+    path.write_bytes(gzip.compress(tar_bytes(files), compresslevel=9, mtime=0))
+
+
+# --- crystals ---------------------------------------------------------------------------------------------
+
+
+def write_matbench(path: Path, target: str, rows: Sequence[tuple[Atoms, float]]) -> None:
+    """MatBench: a data frame of pymatgen's structures and one number each, as JSON in gzip."""
+    structures = [AseAtomsAdaptor.get_structure(Atoms(atoms)).as_dict() for atoms, _ in rows]
+    frame = {
+        "index": list(range(len(rows))),
+        "columns": ["structure", target],
+        "data": [[structure, value] for structure, (_, value) in zip(structures, rows, strict=True)],
+    }
+    path.write_bytes(gzip.compress(json.dumps(frame).encode(), compresslevel=9, mtime=0))
+
+
+def write_omat24(path: Path, folder: str, snapshots: Sequence[Snapshot]) -> None:
+    """OMat24: an archive of a folder with ASE's rows in LMDB, as zlib-compressed JSON with plain lists for arrays.
+
+    Args:
+        path: The tar.gz to write.
+        folder: Name of the folder inside.
+        snapshots: The structures; numbers are written with six decimals.
+    """
+
+    def packed(content: Any) -> bytes:
+        return zlib.compress(json.dumps(content).encode(), 9)
+
+    def row(number: int, shot: Snapshot) -> dict[str, Any]:
+        return {
+            "numbers": shot.atoms.numbers.tolist(),
+            "positions": shot.atoms.positions.round(6).tolist(),
+            "cell": shot.atoms.cell.array.round(6).tolist(),
+            "pbc": shot.atoms.pbc.tolist(),
+            "energy": round(shot.energy, 6),
+            "forces": shot.forces.round(6).tolist(),
+            "calculator": "unknown",
+            "calculator_parameters": {},
+            "unique_id": f"{number:032x}",
+            "ctime": 0.0,
+            "mtime": 0.0,
+            "user": "recipe",
+            "key_value_pairs": {},
+            "data": {},
+        }
+
+    with TemporaryDirectory() as temporary:
+        file, compact = Path(temporary) / "data.aselmdb", Path(temporary) / "data.copy"
+        with lmdb.open(str(file), subdir=False, map_size=2**26, lock=False) as database:
+            with database.begin(write=True) as transaction:
+                for number, shot in enumerate(snapshots, 1):
+                    transaction.put(str(number).encode(), packed(row(number, shot)))
+                transaction.put(b"nextid", packed(len(snapshots) + 1))
+                transaction.put(b"metadata", packed({}))
+            database.copy(str(compact), compact=True)
+        files = {f"{folder}/data.0000.aselmdb": compact.read_bytes()}
     path.write_bytes(gzip.compress(tar_bytes(files), compresslevel=9, mtime=0))

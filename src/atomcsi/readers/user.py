@@ -56,7 +56,7 @@ def open_structures(path: Path | str) -> Reader:
 
     Returns:
         An iterable of structures with the source ``<file name>/<index>``, which reads them one by one, and anew each
-        time it is iterated. Labels are formulae; our own ``.lmdb`` keeps its labels and properties.
+        time it is iterated. Labels and groups are formulae; our own ``.lmdb`` keeps its own, and its properties.
 
     Raises:
         InputError: There is no such file, or none of a known format. On iteration: a structure is damaged, named
@@ -118,7 +118,7 @@ class UserReader(Reader):
             if problem := structure.problem():
                 raise InputError(path, problem, record=f"structure {index}", mend=MEND_RECORD)
             label = structure.label or label_of(structure.numbers, path, f"structure {index}")
-            yield replace(structure, source=f"{prefix}/{index}", label=label)
+            yield replace(structure, source=f"{prefix}/{index}", label=label, group=structure.group or label)
         if index < 0:
             raise InputError(path, "holds no structures", mend="write it again")
 
