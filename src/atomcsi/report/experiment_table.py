@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.ticker import EngFormatter
 
 from atomcsi.paper import compare
-from atomcsi.report.outcome import SCRATCH, Errors, summarise
+from atomcsi.report.outcome import Errors, summarise
 
 if TYPE_CHECKING:
     from atomcsi.report.experiment import Results
@@ -36,14 +36,18 @@ def error_table(results: Results) -> pd.DataFrame:
     if results.paper is not None:
         table = compare(table, results.paper)
         theirs = results.paper.finetuning
-        # The paper reports JMP beside everything; a published model is its own backbone and init.
-        published = theirs[(theirs["backbone"] == theirs["init"]) & theirs["task"].isin(table["task"])]
-        published = published.assign(budget=published["structures"] * published["epochs"], seeds=0)
-        table = pd.concat([table, published.rename(columns={"mae": "paper"}).drop(columns="source")], ignore_index=True)
+        theirs = theirs[published(theirs) & theirs["task"].isin(table["task"])]
+        theirs = theirs.assign(budget=theirs["structures"] * theirs["epochs"], seeds=0)
+        table = pd.concat([table, theirs.rename(columns={"mae": "paper"}).drop(columns="source")], ignore_index=True)
     several = table.groupby("init")[["structures", "epochs"]].transform("nunique").max(axis=1) > 1
     budgets = [budget_name(*found) for found in zip(table["structures"], table["epochs"], strict=True)]
     table.insert(2, "start", table["init"].where(~several, table["init"] + ", " + pd.Series(budgets)))
     return table
+
+
+def published(table: pd.DataFrame) -> pd.Series:
+    """Which rows are of models that others published (JMP), the paper's baselines: their own backbone and init."""
+    return table["backbone"] == table["init"]
 
 
 def budget_name(structures: int, epochs: int) -> str:
@@ -52,8 +56,8 @@ def budget_name(structures: int, epochs: int) -> str:
 
 
 def short(count: float) -> str:
-    """Writes a number of structures in as little room as possible: 2M, 500k, 240."""
-    return _SHORT(count)
+    """Writes a number of structures in little room: 2M, 500k, 1,920."""
+    return f"{count:,}" if count < 10_000 else _SHORT(count)
 
 
 def contests(table: pd.DataFrame) -> Iterator[tuple[str, str, list[Errors]]]:
@@ -67,8 +71,3 @@ def contests(table: pd.DataFrame) -> Iterator[tuple[str, str, list[Errors]]]:
         rows = ours[(ours["task"] == task) & (ours["backbone"] == backbone)]
         names = ["mean", "low", "high", "std", "seeds"]
         yield task, backbone, [Errors(row["start"], **row[names]) for _, row in rows.iterrows()]
-
-
-def scratch_of(errors: list[Errors]) -> Errors | None:
-    """The errors without pretraining, if that was run."""
-    return next((found for found in errors if found.init == SCRATCH), None)
