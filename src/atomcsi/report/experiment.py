@@ -111,7 +111,8 @@ def write_experiment(results: Results, stem: Path) -> None:
     save(stem.with_suffix(".svg"), results.name, figure, table)
     with styled(results.name), atomic_path(stem.with_suffix(".png")) as temporary:
         figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
-    record = experiment.model_dump(mode="json", include={"title", "question", "source", "plot", "seeds", "tasks"})
+    record = experiment.model_dump(mode="json", include={"title", "question", "source", "plot", "tasks"})
+    record |= {"seeds": experiment.seeds if experiment.trains else []}
     record |= {"name": results.name, "scale": results.scale, "caption": f"{caption} {experiment.caption}".strip()}
     record |= {"findings": FINDINGS[experiment.plot](results, table), "versions": versions("pandas", "matplotlib")}
     write_json(stem.with_suffix(".json"), SCHEMA, record)

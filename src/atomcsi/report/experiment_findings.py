@@ -23,7 +23,7 @@ def csi(results: Results, table: pd.DataFrame) -> list[str]:
     nearest = table[table["rank"] == 1].groupby(["label", "downstream"], sort=False)["upstream"].first().unstack(0)
     labels = list(dict.fromkeys(table["label"]))
     first = nearest[labels[0]]
-    sentences = [(f"By {labels[0]}: " if len(labels) > 1 else "") + f"Nearest is {_of_whom(first)}."]
+    sentences = [f"Nearest{f' by {labels[0]}' if len(labels) > 1 else ''} is {_of_whom(first)}."]
     for label in labels[1:]:
         others = nearest[label][nearest[label] != first]
         changes = [f"{upstream} to {downstream}" for downstream, upstream in others.items()]

@@ -56,8 +56,8 @@ def budget_name(structures: int, epochs: int) -> str:
 
 
 def short(count: float) -> str:
-    """Writes a number of structures in little room: 2M, 500k, 1,920."""
-    return f"{count:,}" if count < 10_000 else _SHORT(count)
+    """Writes a number of structures in little room: 2M, 500k, 5k, 1,920."""
+    return f"{count:,}" if count < 10_000 and count % 1000 else _SHORT(count)
 
 
 def contests(table: pd.DataFrame) -> Iterator[tuple[str, str, list[Errors]]]:
