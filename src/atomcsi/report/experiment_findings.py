@@ -17,6 +17,8 @@ from atomcsi.report.outcome import SCRATCH, Errors, listed, number, percent, uni
 if TYPE_CHECKING:
     from atomcsi.report.experiment import Results
 
+_BUDGET = ["budget", "structures", "epochs"]
+
 
 def csi(results: Results, table: pd.DataFrame) -> list[str]:
     """Says what is nearest to what, and which comparisons say so too."""
@@ -69,7 +71,7 @@ def finetuning(results: Results, table: pd.DataFrame) -> list[str]:
 
 def _summary(contested: Sequence[Sequence[Errors]], of_what: str) -> list[str]:
     """Counts who has the least error how often, if there is anything to count."""
-    if len(contested) == 1:
+    if len(contested) < 2:
         return []
     wins = Counter(best.init for best, *_ in contested)
     parts = [f"{init} in {count}" for init, count in wins.most_common()]
@@ -117,12 +119,9 @@ def budget(results: Results, table: pd.DataFrame) -> list[str]:
             every += sizes
             courses.append(f"{name}: {_course(totals, sizes)}")
         changes += [f"{name}: {sentence}" for sentence in (*_more(rows), *_longer(rows))]
-    summary = _summary(every, "comparisons at equal budget")
+    summary = _summary(every, "comparisons at equal budget") or ["No two starts have more than one budget in common."]
     alike = [at for _, at in table[table["epochs"] > 0].groupby(_BUDGET)]
     return [*summary, *courses, *changes, *_against_paper(results, alike)]
-
-
-_BUDGET = ["budget", "structures", "epochs"]
 
 
 def _course(totals: Sequence[int], contested: Sequence[Sequence[Errors]]) -> str:
