@@ -107,24 +107,23 @@ def effective_rank(results: Results) -> tuple[Figure, pd.DataFrame, str]:
             # Side by side, so that none hides another.
             at = line["structures"] * 1.05 ** (place - (len(aggregations) - 1) / 2)
             axes.errorbar(at, line["mean"], _spread(line), color=color, marker=marker, markersize=5, capsize=2)
-        axes.set(xscale="log", yscale="log", xlim=(sizes[0] / 1.4, sizes[-1] * 1.4))
+        axes.set(xscale="log", xlim=(sizes[0] / 1.4, sizes[-1] * 1.4))
         axes.set_xticks(sizes, [short(size) for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.grid(axis="y")
         axes.set_title(f"{dataset}\n{rows['dim'].iloc[0]:,} features")
         axes.set_xlabel("structures")
         axes.set_ylabel("effective rank")
-    for axes in grid:
-        axes.margins(y=0.15)
-        plain_log(axes.yaxis)
+    grid[0].set_ylim(0, 1.1 * table["high"].max())  # the axes share it
+    grid[0].yaxis.set_major_locator(MaxNLocator(4))
     names = {name: "atoms" if name == "flat" else f"structures ({name})" for name in aggregations}
     handles = [_handle(*series(aggregations, name), label) for name, label in names.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     resamples = plural(int(table["resamples"].max()), "bootstrap resample")
     caption = "The number of directions in which z-scored features vary: the exponential of the entropy of their"
-    caption += f" covariance's spectrum, at most the number of features. Points are means over {resamples} of"
-    caption += " structures, bars their range. Of structures there can be no more directions than structures, so that"
-    caption += " few of them limit the rank of structures, but hardly that of atoms."
+    caption += " covariance's spectrum, at most the number of features and 0 if none varies. Points are means over"
+    caption += f" {resamples} of structures, bars their range. Of structures there can be no more directions than"
+    caption += " structures, so that few of them limit the rank of structures, but hardly that of atoms."
     return figure, table, caption
 
 

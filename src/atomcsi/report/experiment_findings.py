@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from atomcsi.report.experiment import Results
 
 _BUDGET = ["budget", "structures", "epochs"]
+_LITTLE = "less than 0.1%"
 
 
 def csi(results: Results, table: pd.DataFrame) -> list[str]:
@@ -48,7 +49,7 @@ def effective_rank(results: Results, table: pd.DataFrame) -> list[str]:
     ranks = largest.pivot(index="dataset", columns="aggregation", values="mean")
     structures = ranks.drop(columns="flat")
     more = int((ranks["flat"] > structures.max(axis=1)).sum())
-    sizes = _range(largest["structures"])
+    sizes = " to ".join(f"{size:,}" for size in sorted({largest["structures"].min(), largest["structures"].max()}))
     summary = f"Features of atoms vary in more directions than features of structures in {more} of"
     sentences = [f"{summary} {plural(len(ranks), 'dataset')}, at {sizes} structures."]
     of = f"of {largest['dim'].max():,}"
@@ -91,13 +92,18 @@ def _contest(errors: Sequence[Errors], unit: str) -> str:
     best, *others = errors
     sentence = f"{best.init} has the least error, {number(best.mean)} {unit}"
     if others:
-        sentence += f"; {others[0].init} is {percent(others[0].mean / best.mean - 1)} above, {_noise(best, others[0])}"
+        sentence += f"; {others[0].init} is {_excess(others[0], best)} above, {_noise(best, others[0])}"
     if best.init == SCRATCH:
         sentence += "; no pretraining paid"
     for scratch in others[1:]:
         if scratch.init == SCRATCH:
-            sentence += f"; scratch is {percent(scratch.mean / best.mean - 1)} above, {_noise(best, scratch)}"
+            sentence += f"; scratch is {_excess(scratch, best)} above, {_noise(best, scratch)}"
     return f"{sentence}."
+
+
+def _excess(one: Errors, other: Errors) -> str:
+    share = abs(one.mean / other.mean - 1)
+    return _LITTLE if share < 0.001 else percent(share)
 
 
 def _noise(one: Errors, other: Errors) -> str:
@@ -118,10 +124,11 @@ def budget(results: Results, table: pd.DataFrame) -> list[str]:
         if sizes:
             every += sizes
             courses.append(f"{name}: {_course(totals, sizes)}")
-        changes += [f"{name}: {sentence}" for sentence in (*_more(rows), *_longer(rows))]
-    summary = _summary(every, "comparisons at equal budget") or ["No two starts have more than one budget in common."]
+        scratch = table[(table["task"] == task) & (table["backbone"] == backbone) & (table["init"] == SCRATCH)]
+        changes += [f"{name}: {sentence}" for sentence in (*_paid(rows, scratch), *_more(rows), *_longer(rows))]
     alike = [at for _, at in table[table["epochs"] > 0].groupby(_BUDGET)]
-    return [*summary, *courses, *changes, *_against_paper(results, alike)]
+    summary = _summary(every, "comparisons at equal budget")
+    return [*summary, *courses, *changes, *_against_paper(results, alike)] or ["There is nothing to compare."]
 
 
 def _course(totals: Sequence[int], contested: Sequence[Sequence[Errors]]) -> str:
@@ -135,6 +142,17 @@ def _course(totals: Sequence[int], contested: Sequence[Sequence[Errors]]) -> str
     else:
         sentence = f"{first[0]} has the least error at every budget"
     return f"{sentence}{_beyond(clear)}."
+
+
+def _paid(rows: pd.DataFrame, scratch: pd.DataFrame) -> list[str]:
+    """At how many budgets each init is better than no pretraining."""
+    found = []
+    for init, line in rows.groupby("init", sort=False) if len(scratch) else ():
+        better = line[line["mean"] < scratch["mean"].iloc[0]]
+        clear = f", {(better['high'] < scratch['low'].iloc[0]).sum()} of them beyond the seeds"
+        known = min(line["seeds"].min(), scratch["seeds"].min()) > 1
+        found.append(f"{init} at {len(better)} of {plural(len(line), 'budget')}{clear if known else ''}")
+    return [f"better than from scratch are {listed(found)}."] if found else []
 
 
 def _more(rows: pd.DataFrame) -> list[str]:
@@ -172,9 +190,9 @@ def _changes(pairs: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> list[str
     for init, (before, after) in pairs.items():
         if len(before) == len(after) == 1 and before.index[0] != after.index[0]:
             (_, _, (old,)), (_, _, (new,)) = (next(contests(row)) for row in (before, after))
-            change = new.mean / old.mean - 1
-            sign = "+" if change > 0 else "−"
-            found.append(f"{sign}{percent(abs(change))} ({init}, {_noise(old, new)})")
+            excess = _excess(new, old)
+            sign = "" if excess == _LITTLE else "+" if new.mean > old.mean else "−"
+            found.append(f"{sign}{excess} ({init}, {_noise(old, new)})")
     return found
 
 
