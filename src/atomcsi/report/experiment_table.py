@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.ticker import EngFormatter
 
+from atomcsi.paper import KEYS as PAPER_KEYS
 from atomcsi.paper import compare
 from atomcsi.report.outcome import Errors, summarise
 
@@ -25,8 +26,8 @@ def error_table(results: Results) -> pd.DataFrame:
     Returns:
         :data:`KEYS`; ``start``, what figures call it; ``seeds``, ``mean``, ``low``, ``high``, ``std`` (n - 1);
         ``test_structures``; ``gpu_hours``, ``kwh`` and ``seconds`` of a pretraining, averaged over seeds. Where the
-        paper's numbers are given, also the columns of :func:`atomcsi.paper.compare`, and rows of the published models
-        that only the paper has: there ``seeds`` is 0.
+        paper's numbers are given, also what :func:`atomcsi.paper.compare` says of each, and rows of the published
+        models that only the paper has: there ``seeds`` is 0.
 
     Raises:
         AtomcsiError: A finetuning has no finite error, or another unit than the paper's.
@@ -34,7 +35,9 @@ def error_table(results: Results) -> pd.DataFrame:
     costs = {name: (name, "mean") for name in ("gpu_hours", "kwh", "seconds")}
     table = summarise(results.finetuning, KEYS, test_structures=("test_structures", "max"), **costs)
     if results.paper is not None:
-        table = compare(table, results.paper)
+        beside = compare(results.finetuning, results.paper)
+        beside = beside[[*PAPER_KEYS, "paper", "later", "difference", "ratio", "verdict"]]
+        table = table.merge(beside, on=PAPER_KEYS, how="left", validate="1:1")
         theirs = results.paper.finetuning
         theirs = theirs[published(theirs) & theirs["task"].isin(table["task"])]
         theirs = theirs.assign(budget=theirs["structures"] * theirs["epochs"], seeds=0)
