@@ -228,7 +228,8 @@ class StandIns:
         return own
 
     def _shrunk(self, structures: int) -> int:
-        return max(round(structures * self._structures), 1)
+        # What is no number of structures stays what it is, to be refused.
+        return max(round(structures * self._structures), 1) if structures > 0 else structures
 
 
 def read_experiment(source: YamlSource, run: RunConfig) -> Experiment:

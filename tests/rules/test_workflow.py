@@ -180,6 +180,29 @@ def test_a_distance_that_knows_no_elements(finished):
     assert finished("all").returncode == 0
 
 
+def test_an_experiment_takes_what_the_run_trained_into_the_report(finished):
+    shown = ["--config", "experiments=[first]"]
+    assert finished.planned("results/report.html", *shown) == {"experiment": 1, "html_report": 1}
+    # Another budget of one of its starts is one pretraining more.
+    planned = finished.planned("results/figures/second.svg", *shown)
+    assert planned == {"pretrain": 1, "finetune": 1, "experiment": 1}
+    found = finished("results/report.html", *shown)
+    assert found.returncode == 0, found.stderr[-3000:]
+    figures = finished.folder / "results" / "figures"
+    table = pd.read_csv(figures / "first.csv").set_index("start")
+    runs = pd.read_csv(finished.folder / "results" / "finetuning.csv").query("task == 'rmd17-mini-forces'")
+    assert table["mean"].to_dict() == runs.set_index("init")["mae"].to_dict()
+    assert table["budget"].to_dict() == {"ani1x-mini": 96, "balanced": 96, "scratch": 0}
+    page = (finished.folder / "results" / "report.html").read_text()
+    record = json.loads((figures / "first.json").read_text())
+    assert "A dataset against a mix, of the tests" in page and record["findings"][0] in page
+    assert "Half as many &lt;structures&gt;" in page and "results/figures/second.svg</code>" in page
+    # What the tests around this one expect.
+    for path in figures.glob("first.*"):
+        path.unlink()
+    assert finished("all").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [

@@ -483,6 +483,12 @@ def ranks_of_experiment(wildcards):
     return ["results/effective_rank.csv"] if shown else []
 
 
+def numbers_of_the_paper(wildcards):
+    # Those of stand-ins are not to be compared with it.
+    names = ("finetuning", "unique_classes", "csi_order") if RUN.scale == "full" else ()
+    return [in_repository(f"resources/paper/{name}.csv") for name in names]
+
+
 def experiment_entry(wildcards):
     return EXPERIMENTS[wildcards.experiment].model_dump(mode="json")
 

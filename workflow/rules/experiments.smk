@@ -4,6 +4,7 @@ rule experiment:
         metrics=metrics_of_experiment,
         cards=cards_of_experiment,
         ranks=ranks_of_experiment,
+        paper=numbers_of_the_paper,
     output:
         figure=report(
             "results/figures/{experiment}.svg",

@@ -71,6 +71,7 @@ rule html_report:
         figures=expand(
             "results/figures/{figure}.svg", figure=[*CSI_FIGURES, *TRAINING_FIGURES]
         ),
+        experiments=records_of_experiments(PROJECT.reported),
     output:
         page=report(
             "results/report.html",
@@ -86,6 +87,11 @@ rule html_report:
         "../../environment.yml"
     params:
         entries=PROJECT.entries(),
+        more_experiments=[
+            EXPERIMENTS[name].model_dump(include={"title", "question"}) | {"name": name}
+            for name in EXPERIMENTS
+            if name not in PROJECT.reported
+        ],
     message:
         "Write the report"
     script:

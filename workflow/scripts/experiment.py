@@ -18,5 +18,6 @@ with job(snakemake.log[0]):
         starts=snakemake.params.starts,
         cards=snakemake.input.cards,
         ranks=next(iter(snakemake.input.ranks), None),
+        paper=next((Path(path).parent for path in snakemake.input.paper), None),
     )
     write_experiment(results, Path(snakemake.output.figure).with_suffix(""))

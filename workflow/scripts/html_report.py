@@ -6,6 +6,7 @@ from atomcsi.embeddings import Embedding
 from atomcsi.files import versions
 from atomcsi.jobs import job
 from atomcsi.project import Project
+from atomcsi.report.experiment_page import shown_experiments
 from atomcsi.report.page import merged_versions, write_report
 from atomcsi.report.tables import Tables
 
@@ -25,6 +26,8 @@ with job(snakemake.log[0]):
         project=Project.from_entries(snakemake.params.entries),
         tables=tables,
         figures={Path(path).stem: Path(path) for path in snakemake.input.figures},
+        experiments=shown_experiments([Path(path) for path in snakemake.input.experiments]),
+        more_experiments=snakemake.params.more_experiments,
         # What trained and embedded may be of another day or machine than what writes the page.
         provenance={
             "versions that embedded": merged_versions(provenance["versions"] for provenance in embeddings),

@@ -10,10 +10,12 @@ from typing import Any
 import pandas as pd
 
 from atomcsi.experiments import Experiment
-from atomcsi.files import atomic_path, read_json, write_json
+from atomcsi.files import atomic_path, read_json, versions, write_json
 from atomcsi.measure import distance_table, read_measurements
+from atomcsi.paper import PaperNumbers, read_paper_numbers
 from atomcsi.report.drawing import save, styled
 from atomcsi.report.experiment_figures import PLOTS
+from atomcsi.report.experiment_findings import FINDINGS
 from atomcsi.training.model_files import METRICS_SCHEMA
 from atomcsi.training.model_files import SCHEMA as MODEL_SCHEMA
 
@@ -34,6 +36,7 @@ class Results:
             ``task``, ``dataset``, ``unit``, ``seed``, ``mae``, ``test_structures``, and ``gpu_hours``, ``kwh`` and
             ``seconds`` of its pretraining.
         ranks: Effective ranks (:func:`atomcsi.effective_rank.effective_ranks`).
+        paper: The paper's numbers, at full scale: those of stand-ins are not to be compared with them.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Results:
     csi: pd.DataFrame = field(default_factory=pd.DataFrame)
     finetuning: pd.DataFrame = field(default_factory=pd.DataFrame)
     ranks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    paper: PaperNumbers | None = None
 
     @classmethod
     def read(
@@ -56,6 +60,7 @@ class Results:
         starts: Sequence[Mapping[str, Any]] = (),
         cards: Sequence[Path] = (),
         ranks: Path | None = None,
+        paper: Path | None = None,
     ) -> Results:
         """Reads what the workflow wrote.
 
@@ -70,6 +75,7 @@ class Results:
                 pretraining (None from scratch); ``family``, the dataset that its dataset is a fold of, or None.
             cards: Files of the pretrained models' cards.
             ranks: Table of effective ranks.
+            paper: Folder of the paper's numbers.
 
         Raises:
             InputError: A file is missing or holds something else.
@@ -90,13 +96,14 @@ class Results:
             csi=pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),
             finetuning=_over_folds(pd.DataFrame(rows)),
             ranks=pd.DataFrame() if ranks is None else pd.read_csv(ranks),
+            paper=None if paper is None else read_paper_numbers(paper),
         )
 
 
 def write_experiment(results: Results, stem: Path) -> None:
     """Draws an experiment and writes ``stem`` with the endings ``.svg``, ``.png``, ``.csv`` and ``.json``.
 
-    The JSON file holds title, question, caption, source, scale and seeds, for the report.
+    The JSON file holds title, question, findings, caption, source, scale, seeds and versions, for the report.
     """
     experiment = results.experiment
     with styled(results.name):
@@ -104,8 +111,10 @@ def write_experiment(results: Results, stem: Path) -> None:
     save(stem.with_suffix(".svg"), results.name, figure, table)
     with styled(results.name), atomic_path(stem.with_suffix(".png")) as temporary:
         figure.savefig(temporary, format="png", dpi=200, metadata={"Software": None})
-    record = experiment.model_dump(mode="json", include={"title", "question", "source", "plot", "seeds", "tasks"})
+    record = experiment.model_dump(mode="json", include={"title", "question", "source", "plot", "tasks"})
+    record |= {"seeds": experiment.seeds if experiment.trains else []}
     record |= {"name": results.name, "scale": results.scale, "caption": f"{caption} {experiment.caption}".strip()}
+    record |= {"findings": FINDINGS[experiment.plot](results, table), "versions": versions("pandas", "matplotlib")}
     write_json(stem.with_suffix(".json"), SCHEMA, record)
 
 

@@ -131,8 +131,17 @@ class Outcome:
         return None if self.gain is None else self.chosen.apart_from(self.scratch)
 
 
-def summarise(finetuning: pd.DataFrame) -> pd.DataFrame:
+def summarise(
+    finetuning: pd.DataFrame,
+    by: Sequence[str] = ("task", "dataset", "unit", "init"),
+    **more: tuple[str, str],
+) -> pd.DataFrame:
     """Returns mean, least, largest and standard deviation of the MAE over seeds, a row per task and init.
+
+    Args:
+        finetuning: One row per finetuning.
+        by: What the finetunings of a row have in common.
+        **more: Further columns as pandas aggregates them; by default how many test structures there are.
 
     Raises:
         AtomcsiError: A run has no finite error. To leave it out would judge its start by the seeds that went well.
@@ -144,14 +153,14 @@ def summarise(finetuning: pd.DataFrame) -> pd.DataFrame:
             f"finetuning on {run['task']} from {run['init']}, seed {run['seed']}: the test error is {run['mae']}"
             " (delete its metrics.json and run again)"
         )
-    groups = finetuning.groupby(["task", "dataset", "unit", "init"], sort=False)
+    groups = finetuning.groupby(list(by), sort=False)
     return groups.agg(
         seeds=("mae", "size"),
         mean=("mae", "mean"),
         low=("mae", "min"),
         high=("mae", "max"),
         std=("mae", "std"),
-        structures=("structures", "max"),
+        **(more or {"structures": ("structures", "max")}),
     ).reset_index()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ def write_report(
     tables: Tables,
     figures: Mapping[str, Path],
     provenance: Mapping[str, Any],
+    experiments: Sequence[Mapping[str, Any]] = (),
+    more_experiments: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Writes the report of a run.
 
@@ -55,6 +57,8 @@ def write_report(
         tables: The run's tables.
         figures: SVG files by the names of :data:`atomcsi.report.figures.FIGURES`; one that is missing is left out.
         provenance: What else the numbers come from, such as ``versions`` and ``seeds``; nested as you like.
+        experiments: The experiments to show (:func:`atomcsi.report.experiment_page.shown_experiments`).
+        more_experiments: ``name``, ``title`` and ``question`` of those that the project has beyond them.
     """
     run = project.run
     outcomes = [
@@ -98,6 +102,8 @@ def write_report(
             least_p=least_p(len(run.upstream)),
             costs=costs(tables, {outcome.selected for outcome in outcomes}),
             figures={name: inline_svg(file, name) for name, file in figures.items()},
+            experiments=experiments,
+            more_experiments=more_experiments,
             datasets={name: project.datasets[name] for name in project.used_datasets},
             provenance={
                 key: yaml.safe_dump(value, sort_keys=False) if isinstance(value, Mapping | list) else value
