@@ -47,7 +47,7 @@ def _page(model: type[BaseModel]) -> Iterator[str]:
     meanings = {name: meaning for base in reversed(model.__mro__) for name, meaning in _documentation(base)[1].items()}
     schema = model.model_json_schema()
     yield from (f".. _config-{model.__name__}:", "", f".. rubric:: {model.__name__}", "", *text, "")
-    yield from (".. list-table::", "   :header-rows: 1", "   :widths: 20 35 15 30", "")
+    yield from (".. list-table::", "   :header-rows: 1", "   :widths: 18 27 12 43", "")
     yield from _row("key", "what", "default", "meaning")
     for name, field in model.model_fields.items():
         entry = schema["properties"][name]

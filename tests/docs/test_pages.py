@@ -58,6 +58,9 @@ def tree(tmp_path_factory, toy_structures):
         ase.io.write(folder / name, [as_atoms(structure) for structure in toy_structures(24, seed, molecules)])
     for structure in toy_structures(24, 2, ("H2O2", "SO2")):
         ase.io.write(folder / "candidate-2.db", as_atoms(structure), append=True)
+    # The paper's extractor, for plans.
+    (folder / "resources" / "checkpoints").mkdir()
+    (folder / "resources" / "checkpoints" / "eq2_31M_ec4_allmd.pt").touch()
     make_the_demo_small(folder / "config")
     if not FULL:
         make_results(folder / "results", toy_structures)
