@@ -75,7 +75,8 @@ def as_atoms(structure):
 def make_the_demo_small(config):
     """The demo in a minute or two: the same names, less of everything."""
     demo = yaml.safe_load((config / "demo.yaml").read_text())
-    demo["tasks"], demo["seeds"] = ["rmd17-mini-forces", "qm9-mini-u0"], [0]
+    demo["tasks"], demo["inits"] = ["rmd17-mini-forces", "qm9-mini-u0"], ["ani1x-mini", "csi", "scratch"]
+    demo["seeds"], demo["experiments"] = [0], ["csi"]
     demo["pretrain"] |= {"structures": 24, "epochs": 1}
     for role in ("upstream", "downstream"):
         demo["embedding"][role]["structures"] = 40
