@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help env demo test slurm-test fault-test lint bench lock unlock clean
+.PHONY: help env demo test slurm-test fault-test docs docs-test lint bench lock unlock clean
 
 help:  ## Print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -39,6 +39,12 @@ slurm-test: env  ## Run the pipeline on a real SLURM of this machine alone, and 
 fault-test: env  ## Kill, starve and damage every step, many times: the table of docs/reliability.md
 	ATOMCSI_KILLS=8 pytest tests/faults tests/slurm --record
 
+docs: env  ## Make the site of docs/: docs/_build/html/index.html
+	python -m sphinx --fail-on-warning --jobs auto docs docs/_build/html
+
+docs-test: env  ## Run every command of README.md and docs/ for real; in test, those of Snakemake are planned
+	ATOMCSI_DOCS=full pytest tests/docs
+
 lint: env
 	ruff check .
 	ruff format --check .
@@ -54,11 +60,11 @@ unlock: env  ## Release the lock that a killed Snakemake left behind
 # torch brings its own NVIDIA packages; nvidia-ml-py3 is CHGNet's.
 lock: env  ## Renew requirements.lock from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --override requirements.overrides \
+	uv pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 --override requirements.overrides \
 	  --no-annotate --no-header --quiet --upgrade --output-file requirements.lock.tmp
 	sed -E -e '/^nvidia-ml-py3==/b' -e '/^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/d' \
 	  requirements.lock.tmp > requirements.lock
 	rm requirements.lock.tmp
 
 clean:  ## Remove results, downloaded raw files and Snakemake's records
-	rm -rf results resources/raw .snakemake
+	rm -rf results resources/raw .snakemake docs/_build

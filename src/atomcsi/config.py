@@ -42,6 +42,13 @@ class Task(Target):
     """A finetuning target on a downstream dataset, and the schedule that it is finetuned with.
 
     With ``finetune.scalar_loss: cross-entropy`` the target is a class, 0 or 1.
+
+    Attributes:
+        title: What readers call it; the id if it has none.
+        dataset: The downstream dataset.
+        target: What is learned: ``forces``, ``energy``, or a property of the dataset.
+        unit: Unit in which its errors are given.
+        finetune: How it is learned.
     """
 
     title: str = ""
@@ -70,9 +77,14 @@ class Task(Target):
 class ExtractorSpec(Entry):
     """A feature extractor with its options.
 
-    A batch is filled up to ``max_atoms`` atoms or ``max_edges`` edges of the extractor's graphs, whichever is
-    reached first; an interrupted embedding resumes behind ``chunk`` structures. The checkpoint of a network is a file
-    of this machine (``options.checkpoint``), or is fetched from its ``source``.
+    Attributes:
+        implementation: Its name in the registry.
+        options: Keywords of its constructor.
+        max_atoms: Atoms of a batch, at most.
+        max_edges: Edges of the extractor's graphs in a batch, at most.
+        chunk: Structures behind which an interrupted embedding resumes.
+        source: Where the network's checkpoint is fetched from, if not from a file of this machine
+            (``options.checkpoint``).
     """
 
     implementation: str
@@ -97,7 +109,12 @@ class ExtractorSpec(Entry):
 
 
 class BackboneSpec(Entry):
-    """A backbone with its settings."""
+    """A backbone with its settings.
+
+    Attributes:
+        implementation: Its name in the registry.
+        settings: Keywords of its constructor.
+    """
 
     implementation: str
     settings: dict[str, Any]
@@ -111,8 +128,15 @@ class BackboneSpec(Entry):
 class Sampling(Entry):
     """Which structures of a dataset's train split are embedded (paper, section 1), and how they are resampled.
 
-    Error bars come from ``blocks`` random shares of the structures, or of whole classes (``resample``). More blocks
-    give steadier error bars; each stores a d x d matrix of moments, 41 MB at d = 3200.
+    Attributes:
+        method: How they are drawn, see :func:`atomcsi.sampling.draw`.
+        structures: How many, at most.
+        seed: Seed of the draw.
+        min_atoms: Smaller structures are left out.
+        max_atomic_number: Structures with heavier elements are left out.
+        blocks: Random shares of the structures that error bars come from. More of them give steadier error bars; each
+            stores a d x d matrix of moments, 41 MB at d = 3200.
+        resample: What is dealt into blocks: structures, or whole classes.
     """
 
     method: Method
@@ -125,7 +149,14 @@ class Sampling(Entry):
 
 
 class Embedding(Entry):
-    """How datasets are embedded for CSI, and whether atoms are compared (``flat``) or structures."""
+    """How datasets are embedded for CSI.
+
+    Attributes:
+        extractor: What embeds.
+        aggregation: What is compared: atoms (``flat``) or structures.
+        upstream: Which structures of upstream datasets.
+        downstream: Which structures of downstream datasets.
+    """
 
     extractor: Id
     aggregation: Aggregation = "flat"
@@ -136,14 +167,27 @@ class Embedding(Entry):
 class RunConfig(Entry):
     """A run: which upstreams are compared for which tasks, and with what.
 
-    ``inits`` names what every task is finetuned from: upstreams, ``mixes`` of them, ``csi`` (the upstream that CSI
-    selects for the task), ``checkpoints`` that others published, in their layout, and ``scratch``. ``mirror`` is a
-    folder or web address that raw files are taken from where it has them, see
-    :func:`atomcsi.download.fetch_files`.
-
-    ``experiments`` are those of ``experiments/`` that the report shows (``all`` of them, or a list); a run that does
-    not say so knows none. ``stand_ins`` names what stands in for what experiments name, or nothing (null), see
-    :mod:`atomcsi.experiments`.
+    Attributes:
+        title: Title of the report.
+        scale: With ``demo``, experiments run on their stand-ins, and jobs take seconds, so that a cluster may run
+            several in one of its own.
+        upstream: Datasets that may be pretrained on.
+        tasks: Finetuning tasks; CSI is measured to their datasets.
+        embedding: What is embedded for CSI, and with what.
+        distance: What selects.
+        also_measure: Distances that are tabulated beside it.
+        backbone: What is trained.
+        pretrain: How, the budget included.
+        mixes: Mixes of upstreams, by the names that ``inits`` give them.
+        checkpoints: Published checkpoints to start from, in their layout, by the names that ``inits`` give them.
+        inits: What every task is finetuned from: upstreams, ``mixes``, ``checkpoints``, ``csi`` (the upstream that CSI
+            selects for the task), and ``scratch``.
+        mirror: Folder or web address that raw files are taken from where it has them, see
+            :func:`atomcsi.download.fetch_files`.
+        experiments: Those of ``experiments/`` that the report shows, or ``all`` of them; a run that does not say so
+            knows none.
+        stand_ins: What stands in for what experiments name, or nothing (null), see :mod:`atomcsi.experiments`.
+        seeds: Seeds of the trainings, each of which is done once a seed.
     """
 
     title: str

@@ -16,6 +16,8 @@ from atomcsi.errors import ConfigError, did_you_mean
 T = TypeVar("T", bound=BaseModel)
 #: The kinds of splits and mixes, which pydantic puts between the keys of an error's location.
 _KINDS = ("source", "random", "folds", "equal", "tempered", "weighted", "counted", "nearest", "ranked")
+#: libyaml's loader, ten times as fast, wherever PyYAML was built with it: Snakemake reads the catalogue for every job.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Entry(BaseModel):
@@ -48,8 +50,8 @@ class YamlSource:
             except FileNotFoundError as error:
                 raise ConfigError(f"{path}: no such file") from error
             try:
-                self.content = yaml.safe_load(text)
-                self.node = yaml.compose(text, Loader=yaml.SafeLoader)
+                self.content = yaml.load(text, Loader=_LOADER)
+                self.node = yaml.compose(text, Loader=_LOADER)
             except yaml.YAMLError as error:
                 raise ConfigError(f"{path}: is no valid YAML: {' '.join(str(error).split())}") from error
             if not isinstance(self.content, dict):

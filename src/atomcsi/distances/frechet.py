@@ -91,7 +91,8 @@ class FrechetPair(Pair):
         """CSI per element: what carrying the atoms of each element over to the other set costs.
 
         The Gaussian optimal transport (:func:`transport`) carries an atom with features x to T(x) = m2 + T (x - m1);
-        the mean of |x - T(x)|^2 over all atoms of a set is CSI. Summed over elements it is CSI again, for either set.
+        the mean of ``|x - T(x)|^2`` over all atoms of a set is CSI. Summed over elements it is CSI again, for either
+        set.
 
         Returns:
             For each element its ``symbol``, and for ``upstream`` and ``downstream`` its share of the atoms
@@ -143,7 +144,7 @@ def _shares(embedding: Embedding) -> dict[int, float]:
 
 
 def frechet(a: Moments, b: Moments, *, device: str = "cpu") -> Value:
-    """Returns |m1 - m2|^2 + Tr S1 + Tr S2 - 2 Tr (S1 S2)^(1/2) (Dowson and Landau 1982; paper, section 1).
+    """Returns ``|m1 - m2|^2 + Tr S1 + Tr S2 - 2 Tr (S1 S2)^(1/2)`` (Dowson and Landau 1982; paper, section 1).
 
     With S1 = L L^T, the eigenvalues of S1 S2 are those of the symmetric matrix L^T S2 L, so the last trace is the sum
     of their square roots: no square root of a non-symmetric matrix, and covariances of any rank. Directions in which

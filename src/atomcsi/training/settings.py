@@ -13,7 +13,12 @@ Factor = Annotated[float, Field(gt=0, le=1)]
 
 
 class DepthFactors(Entry):
-    """Learning rates by depth, as factors of that of the heads (paper, section 1: "Finetuning")."""
+    """Learning rates by depth, as factors of that of the heads (paper, section 1: "Finetuning").
+
+    Attributes:
+        embedding: Of what embeds.
+        blocks: Of the interaction blocks in their order; interpolated for backbones that have more or fewer.
+    """
 
     embedding: Factor
     blocks: Annotated[list[Factor], Field(min_length=1)]
@@ -22,24 +27,42 @@ class DepthFactors(Entry):
 class TrainSettings(Entry):
     """How a model is trained; one model for pretraining and finetuning.
 
-    A step takes ``batch_size`` structures, or fewer if these have more than ``max_atoms`` atoms or could have more
-    than ``max_edges`` edges, in all processes together: on more GPUs, the same steps are taken with the same learning
-    rate. Edges are counted by the datasets' graphs, as if every atom had all its neighbours. With ``bucket`` above 1,
-    structures of about the same size come together: those of that many batches are sorted by size before they are
-    distributed.
+    Batches are those of all processes together: on more GPUs, the same steps are taken with the same learning rate.
+    The learning rate warms up, follows a cosine, and may then fall on plateaus of the validation loss.
 
-    The model is validated each ``val_interval`` of an epoch. The learning rate warms up, follows a cosine to
-    ``final_factor`` at the end of ``cosine_epochs`` (by default the last one), and is multiplied by
-    ``plateau_factor`` from then on whenever ``plateau_patience`` validations have passed without a better one.
-
-    ``scalar_loss`` is that of energies or of the property in their place; ``force_loss`` is the length of an atom's
-    force error (``norm``), or its components' absolute or squared error. ``forces`` come from a head of their own
-    (``direct``) or are the energy's negative gradient.
-
-    ``edge_dropout`` is the probability with which an edge of a structure's graph is left out of a step.
-
-    With ``denoise_sigma`` no label is used: positions are off by Gaussian noise of that standard deviation (Angstrom)
-    in each coordinate, and the force head learns to tell it.
+    Attributes:
+        structures: N, the structures of the training set.
+        epochs: E, how often each of them is seen.
+        batch_size: Structures of a step.
+        max_atoms: Fewer of them if they have more atoms than this.
+        max_edges: Fewer of them if they could have more edges than this: counted by the datasets' graphs, as if every
+            atom had all its neighbours.
+        bucket: Above 1, structures of about the same size come together: those of that many batches are sorted by size
+            before they are distributed.
+        learning_rate: AdamW's, after the warm-up.
+        energy_weight: Weight of the loss of energies, or of the property in their place.
+        force_weight: Weight of the loss of forces.
+        scalar_loss: Of energies, or of the property in their place.
+        force_loss: The length of an atom's force error (``norm``), or its components' absolute or squared error.
+        forces: From a head of their own (``direct``), or the energy's negative ``gradient``.
+        denoise_sigma: No label is used: positions are off by Gaussian noise of this standard deviation (Angstrom) in
+            each coordinate, and the force head learns to tell it.
+        warmup_steps: Steps until the full learning rate.
+        warmup_factor: Factor of the learning rate in the first of them.
+        final_factor: Factor of the learning rate where the cosine ends.
+        cosine_epochs: Epochs until then; all of them by default.
+        plateau_factor: What the learning rate is then multiplied by on a plateau.
+        plateau_patience: Validations without a better one that make a plateau; none are looked for by default.
+        depth_factors: Smaller learning rates by depth.
+        betas: AdamW's.
+        weight_decay: AdamW's.
+        clip_norm: Largest norm of all gradients together.
+        clip_value: Largest component of a gradient.
+        ema_decay: Of the moving average of the weights, which is validated, kept and tested; 0 for none.
+        precision: Of products of matrices.
+        val_structures: Structures that are validated on, at most, of each dataset.
+        val_interval: Share of an epoch after which the model is validated.
+        edge_dropout: Probability with which an edge of a structure's graph is left out of a step.
     """
 
     structures: PositiveInt
