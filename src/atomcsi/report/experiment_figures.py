@@ -19,6 +19,8 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from atomcsi.report.drawing import CHOICE, FAINT, INK, PALE, PLAIN, WIDTH, panels, plain_log, plural, seed_count, series
 from atomcsi.report.experiment_table import KEYS, contests, error_table, published, short
 from atomcsi.report.outcome import SCRATCH, number, unit_name
+from atomcsi.report.selectors import selector_table
+from atomcsi.report.selectors_figure import selectors_figure
 
 if TYPE_CHECKING:
     from atomcsi.report.experiment import Results
@@ -275,12 +277,25 @@ def budget(results: Results) -> tuple[Figure, pd.DataFrame, str]:
     return figure, table, caption
 
 
+def selectors(results: Results) -> tuple[Figure, pd.DataFrame, str]:
+    """Ways of choosing: what their choices cost, and whether their order is that of the errors."""
+    figure, table = selectors_figure(selector_table(results.csi, results.finetuning))
+    caption = (
+        "Left: the regret of a choice, by how much its error is above that of the best upstream, on a square-root scale;"
+        " a point is a task, a bar the mean over tasks. Right: rank correlation of distance and error over all tasks."
+        " Lines are 95 % intervals. Shaded: ways that need no embedding. The regret of a random choice is the expected"
+        " one."
+    )
+    return figure, table, caption
+
+
 #: Each returns the figure, the table that it draws, and its caption.
 PLOTS: dict[str, Callable[[Results], tuple[Figure, pd.DataFrame, str]]] = {
     "csi": csi,
     "effective-rank": effective_rank,
     "finetuning": finetuning,
     "budget": budget,
+    "selectors": selectors,
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from atomcsi.paper import same_csi_order, same_order
+from atomcsi.report import selector_verdicts
 from atomcsi.report.drawing import plural
 from atomcsi.report.experiment_table import budget_name, contests, short
 from atomcsi.report.outcome import SCRATCH, Errors, listed, number, percent, unit_name
@@ -228,10 +229,16 @@ def _range(values: pd.Series) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def selectors(results: Results, table: pd.DataFrame) -> list[str]:
+    """Says what the first way of choosing is worth, where it fails, and what the others would have done."""
+    return selector_verdicts.findings(table, results.experiment.comparisons[0].label)
+
+
 #: By ``plot``; each takes the results and the table that their figure draws.
 FINDINGS: dict[str, Callable[[Results, pd.DataFrame], list[str]]] = {
     "csi": csi,
     "effective-rank": effective_rank,
     "finetuning": finetuning,
     "budget": budget,
+    "selectors": selectors,
 }
