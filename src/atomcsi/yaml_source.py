@@ -125,7 +125,7 @@ class YamlSource:
             else:
                 break
         where = f"{self.path}:{line}" if line else f"{self.path}"
-        return ConfigError(f"{where}: {'.'.join(map(str, loc))}: {problem}")
+        return ConfigError(": ".join(filter(None, (where, ".".join(map(str, loc)), problem))))
 
 
 def _keys(loc: tuple[str | int, ...], content: Any, *, missing: bool) -> tuple[str | int, ...]:

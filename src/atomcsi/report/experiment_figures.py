@@ -281,7 +281,7 @@ def selectors(results: Results) -> tuple[Figure, pd.DataFrame, str]:
     """Ways of choosing: what their choices cost, and whether their order is that of the errors."""
     figure, table = selectors_figure(selector_table(results.csi, results.finetuning))
     caption = (
-        "Left: the regret of a choice, by how much its error is above that of the best upstream, on a square-root scale;"
+        "Left: regret, by how much the error of a choice is above that of the best upstream, on a square-root scale;"
         " a point is a task, a bar the mean over tasks. Right: rank correlation of distance and error over all tasks."
         " Lines are 95 % intervals. Shaded: ways that need no embedding. The regret of a random choice is the expected"
         " one."
