@@ -144,9 +144,8 @@ class Project:
             "extractors": [self.run.embedding.extractor],
             "backbones": [self.run.backbone],
         }
-        # Where files were taken from changes nothing in the results; experiments are reported of by themselves.
-        unshown = {"mirror", "experiments", "stand_ins"}
-        return {"run": self.run.model_dump(mode="json", exclude=unshown)} | {
+        # Where files were taken from changes nothing in the results.
+        return {"run": self.run.model_dump(mode="json", exclude={"mirror"})} | {
             kind: {name: getattr(self, kind)[name].model_dump(mode="json") for name in names}
             for kind, names in used.items()
         }
@@ -198,10 +197,10 @@ def load_project(
     sources = {source.path.stem: source for source in sources}
     experiments = {name: read_experiment(source, run) for name, source in sources.items()}
     project = Project(run, datasets, tasks, extractors, backbones, mixes | run.mixes, experiments)
-    _check_inits(project, run_source)
+    _check_run(project, run_source)
     for name, source in sources.items():
         _check_experiment(project, experiments[name], source)
-    _check_references(project, run_source, catalogue, Path(root))
+    _check_tasks(project, YamlSource(catalogue / "tasks.yaml"), Path(root))
     return project
 
 
@@ -273,8 +272,8 @@ def _check_experiment(project: Project, experiment: Experiment, source: YamlSour
             _check_mix(project, start.mix, source, "inits", experiment.inits.index(start.init))
 
 
-def _check_references(project: Project, run_source: YamlSource, catalogue: Path, root: Path) -> None:
-    """Checks what no single entry can know: that ids exist, roles fit and packaged files are there."""
+def _check_run(project: Project, run_source: YamlSource) -> None:
+    """Checks what no single entry of a run can know: that ids exist, and roles fit."""
     run = project.run
     for position, name in enumerate(run.upstream):
         run_source.known("upstream", position, name=name, entries=project.datasets, kind="dataset")
@@ -290,6 +289,7 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
     if run.distance in run.also_measure:
         raise run_source.error(("also_measure",), f"names '{run.distance}', which is the distance already")
     run_source.known("backbone", name=run.backbone, entries=project.backbones, kind="backbone")
+    _check_inits(project, run_source)
     inits = {*run.upstream, *project.mixes, *run.checkpoints, "csi", "scratch"}
     for position, name in enumerate(run.inits):
         run_source.known("inits", position, name=name, entries=inits, kind="init")
@@ -305,7 +305,10 @@ def _check_references(project: Project, run_source: YamlSource, catalogue: Path,
         if len(set(values)) != len(values):
             raise run_source.error((key,), "names something twice")
 
-    task_source = YamlSource(catalogue / "tasks.yaml")
+
+def _check_tasks(project: Project, task_source: YamlSource, root: Path) -> None:
+    """Checks the tasks of the run and of its experiments, and that the packaged files of their datasets are there."""
+    run = project.run
     tasks = dict.fromkeys([*run.tasks, *(task for each in project.experiments.values() for task in each.tasks)])
     for name in tasks:
         dataset = project.tasks[name].dataset
