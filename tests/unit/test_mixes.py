@@ -60,7 +60,7 @@ def test_inits_that_stand_for_mixes(repository):
 
 
 def test_settings_of_its_own(repository):
-    """A mix of one dataset is that dataset with another budget, as in the experiment on budgets, or another objective."""
+    """A mix of one dataset is that dataset with another budget, as for experiments, or another objective."""
     project = load_project(path=repository / "config" / "paper.yaml", root=repository)
     assert project.pretrain_settings("ani1x") == project.pretrain_settings("balanced") == project.run.pretrain
     assert project.pretrain_settings("ani1x-n1000000-e10").budget == 10_000_000
