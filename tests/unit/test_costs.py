@@ -161,6 +161,15 @@ def test_a_training_that_is_shared_takes_less_time_of_more_devices(project, tmp_
     assert two.device_seconds == pytest.approx(one.device_seconds + 5)
 
 
+def test_scoring_is_a_prediction_for_each_structure(project, tmp_path):
+    """At half the cost of a step, of 13 atoms each."""
+    train = project.datasets["ani1x-mini"].size.train
+    wildcards = {"backbone": "gemnet-oc-tiny", "judge": "oc20-mini", "dataset": "ani1x-mini"}
+    found = estimator(project, tmp_path).cost(Step("score", wildcards))
+    assert found.structures == train
+    assert found.seconds == pytest.approx(5 + (0.5 * train + 1) * (13 * 0.013 + 0.01 / 8))
+
+
 def test_mixes_have_the_structures_of_their_parts(project, tmp_path):
     mix = CountedMix(kind="counted", structures={"ani1x-mini": 30, "oc22-mini": 10})
     run = project.run.model_copy(update={"inits": ["both"]})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Cost:
         seconds: From its start to its end.
         device: Whose time that is: ``cpu`` or ``cuda``.
         processes: How many of them.
-        structures: Structures seen: converted, embedded, or trained on with every repetition.
+        structures: Structures seen: converted, embedded, scored, or trained on with every repetition.
         bytes: Of its outputs.
         network: The backbone or extractor that the seconds are for; empty if there is none.
         source: How its rate is known.
@@ -158,6 +158,13 @@ class Estimator:
         validation = min(task.finetune.val_structures, size.val)
         return self._train(step, Training(task.finetune, size.atoms, validation, size.test))
 
+    def score(self, step: Step) -> Cost:
+        """What judging a dataset takes: a prediction for each of its structures."""
+        size = self._size(step.wildcards["dataset"])
+        settings = self._project.run.pretrain.model_copy(update={"structures": 1, "epochs": 1})
+        cost = self._train(step, Training(settings, size.atoms, validation=0, test=size.train))
+        return replace(cost, structures=size.train, bytes=2 * _NUMBER * size.train + _SMALL)
+
     def after_the_choice(self) -> list[Cost]:
         """What trainings cost at most that only CSI's choice will name: it may take the dearest upstreams."""
         run, project = self._project.run, self._project
@@ -238,4 +245,5 @@ _ESTIMATES: Mapping[str, Callable[[Estimator, Step], Cost]] = {
     "mix": Estimator.distance,
     "pretrain": Estimator.pretrain,
     "finetune": Estimator.finetune,
+    "score": Estimator.score,
 }
