@@ -31,26 +31,26 @@ _COLUMNS = {
     "rank": "rank",
     "estimate": "distance",
     "p_best": "P(nearest)",
-    "seeds": "seeds",
-    "resamples": "resamples",
     "mean": "mean",
     "low": "low",
     "high": "high",
-    "std": "std",
     "unit": "unit",
+    "paper": "paper",
+    "difference": "difference",
+    "verdict": "verdict",
+    "std": "std",
+    "seeds": "seeds",
+    "resamples": "resamples",
     "dim": "features",
     "spearman": "Spearman",
     "kendall": "Kendall",
     "regret": "regret",
     "selected": "selected",
     "best": "best",
-    "paper": "paper",
-    "difference": "difference",
-    "verdict": "verdict",
     "gpu_hours": "GPU-hours",
     "kwh": "kWh",
 }
-#: What a dataset's own columns say already of tables that have a task.
+#: Columns that say already what another one says.
 _IMPLIED = {"task": "dataset", "label": "dataset"}
 
 
