@@ -11,8 +11,9 @@ import pandas as pd
 from pandas.api.types import is_integer_dtype, is_numeric_dtype
 
 from atomcsi.files import read_json
+from atomcsi.quantities import number
 from atomcsi.report.experiment import SCHEMA
-from atomcsi.report.outcome import number, unit_name
+from atomcsi.report.outcome import unit_name
 from atomcsi.report.page import inline_svg
 
 #: Columns of a figure's table that the page shows, with what they are called there; the CSV file has all.
