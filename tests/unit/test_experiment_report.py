@@ -31,9 +31,10 @@ def numbers() -> PaperNumbers:
 
 
 def entry(plot: str) -> Experiment:
-    inits = ["near", "scratch"] if plot in ("finetuning", "budget") else []
+    inits = ["near", "scratch"] if plot in ("finetuning", "budget", "selectors") else []
     content = {"title": f"all about {plot}", "question": "Is it?", "source": "section 4", "plot": plot, "inits": inits}
-    return Experiment.model_validate(content | {"caption": "The end.", "seeds": [0, 1, 2]})
+    more = {"caption": "The end.", "seeds": [0, 1, 2], "comparisons": [{"label": "CSI"}]}
+    return Experiment.model_validate(content | more)
 
 
 def results(plot: str, *, paper: PaperNumbers | None = None, **tables: pd.DataFrame) -> Results:
@@ -57,6 +58,7 @@ def runs(errors: dict[tuple, list[float]], task: str = ASPIRIN, backbone: str = 
 def distances(estimates: dict[str, dict[str, list[float]]]) -> pd.DataFrame:
     """Distances by label and downstream dataset, of three upstreams."""
     names = {"extractor": "features", "aggregation": "flat", "distance": "frechet", "p_best": 0.5}
+    names |= {"beyond_best_low": 0.0, "beyond_best_high": 1.0, "upstream_population": 1000}
     return pd.DataFrame(
         [
             {"label": label, "downstream": downstream, "upstream": upstream, "estimate": value, **names}
@@ -258,6 +260,10 @@ MADE_UP = {
     "effective-rank": {"ranks": ranks(40.0, 20.0)},
     "finetuning": {"finetuning": pd.concat([runs({"ani1x": [5, 6], "scratch": [90]}), runs({"ani1x": [7]}, QM9, L)])},
     "budget": {"finetuning": runs(BUDGETS)},
+    "selectors": {
+        "csi": distances({"CSI": {ASPIRIN: [1.0, 30.0, 20.0]}}),
+        "finetuning": runs({"ani1x": [5, 6, 6], "oc20-2m": [7, 8, 8], "oc22": [9, 9, 10]}),
+    },
 }
 
 

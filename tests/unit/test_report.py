@@ -423,6 +423,8 @@ def test_the_page_holds_everything_and_loads_nothing(tables, tmp_path):
     ):
         assert phrase in words
     assert '<a href="https://example.org/drug">' in text
+    contents = {part.split('"')[0] for part in text.split('<a href="#')[1:]}
+    assert contents == {"answer", "csi", "finetuning", "pretraining", "costs", "sources"} & set(page.ids)
     assert "<b>bold</b>" not in text and "alert(1)</script>" not in text
 
 

@@ -68,6 +68,8 @@ rule score:
     threads: 1
     resources:
         gpu=1,
+        # It launches nothing, but jobs of a group must agree on what is no number.
+        launcher="",
         mem_mb=megabytes(4000, per_megabyte=1),
         # A megabyte holds about 2000 molecules; thirty a second are three times what a training reaches.
         runtime=lambda wildcards, input, attempt: minutes(30 + input.size_mb, attempt),

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from atomcsi.paper import same_csi_order, same_order
+from atomcsi.quantities import number
 from atomcsi.report import selector_verdicts
 from atomcsi.report.drawing import plural
 from atomcsi.report.experiment_table import budget_name, contests, short
-from atomcsi.report.outcome import SCRATCH, Errors, listed, number, percent, unit_name
+from atomcsi.report.outcome import SCRATCH, Errors, listed, percent, unit_name
 
 if TYPE_CHECKING:
     from atomcsi.report.experiment import Results

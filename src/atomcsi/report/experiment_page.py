@@ -11,8 +11,9 @@ import pandas as pd
 from pandas.api.types import is_integer_dtype, is_numeric_dtype
 
 from atomcsi.files import read_json
+from atomcsi.quantities import number
 from atomcsi.report.experiment import SCHEMA
-from atomcsi.report.outcome import number, unit_name
+from atomcsi.report.outcome import unit_name
 from atomcsi.report.page import inline_svg
 
 #: Columns of a figure's table that the page shows, with what they are called there; the CSV file has all.
@@ -31,26 +32,26 @@ _COLUMNS = {
     "rank": "rank",
     "estimate": "distance",
     "p_best": "P(nearest)",
-    "seeds": "seeds",
-    "resamples": "resamples",
     "mean": "mean",
     "low": "low",
     "high": "high",
-    "std": "std",
     "unit": "unit",
+    "paper": "paper",
+    "difference": "difference",
+    "verdict": "verdict",
+    "std": "std",
+    "seeds": "seeds",
+    "resamples": "resamples",
     "dim": "features",
     "spearman": "Spearman",
     "kendall": "Kendall",
     "regret": "regret",
     "selected": "selected",
     "best": "best",
-    "paper": "paper",
-    "difference": "difference",
-    "verdict": "verdict",
     "gpu_hours": "GPU-hours",
     "kwh": "kWh",
 }
-#: What a dataset's own columns say already of tables that have a task.
+#: Columns that say already what another one says.
 _IMPLIED = {"task": "dataset", "label": "dataset"}
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from atomcsi.quantities import number
 from atomcsi.report.drawing import plural
-from atomcsi.report.outcome import ALL_TASKS, least_p, listed, number, percent, signed
+from atomcsi.report.outcome import ALL_TASKS, least_p, listed, percent, signed
 
 #: The level that p-values are held against.
 _SIGNIFICANT = 0.05
