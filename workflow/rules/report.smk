@@ -88,7 +88,8 @@ rule html_report:
     params:
         entries=PROJECT.entries(),
         more_experiments=[
-            EXPERIMENTS[name].model_dump(include={"title", "question"}) | {"name": name}
+            EXPERIMENTS[name].model_dump(include={"title", "question"})
+            | {"name": name}
             for name in EXPERIMENTS
             if name not in PROJECT.reported
         ],
