@@ -18,6 +18,7 @@ from atomcsi.experiments import (
     Experiment,
     Measurement,
     Sampled,
+    Start,
     read_experiment,
     read_mixes,
     sampled,
@@ -89,12 +90,16 @@ class Project:
     def cells(self, experiment: Experiment) -> list[Cell]:
         """Returns every finetuning of an experiment."""
         return [
-            Cell(backbone, replace(start, name=self.start(start.name, task)), task, seed)
+            Cell(backbone, replace(start, name=self._name(start, task)), task, seed)
             for backbone in experiment.backbones
             for start in starts(experiment, self.run, self.mixes)
             for task in experiment.tasks
             for seed in experiment.seeds
         ]
+
+    def _name(self, start: Start, task: str) -> str:
+        by_csi = start.mix is not None and start.mix.kind == "nearest"
+        return name_of_mix(start.name, self.tasks[task].dataset if by_csi else None)
 
     def measurements(self, experiment: Experiment) -> list[Measurement]:
         """Returns what an experiment measures: every comparison to every downstream dataset."""

@@ -212,6 +212,10 @@ def implementation_of_scoring(wildcards):
     return [implementation(BACKBONES, backbone), f"score@{STEPS['score']}"]
 
 
+def implementation_of_finetuning(wildcards):
+    return [*implementation_of_training(wildcards), f"finetune@{STEPS['finetune']}"]
+
+
 def task_entry(wildcards):
     return PROJECT.tasks[wildcards.task].model_dump_json(exclude={"title"})
 

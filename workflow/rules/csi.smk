@@ -128,6 +128,8 @@ rule effective_rank:
         mem_mb=megabytes(3000, per_megabyte=1),
         runtime=lambda wildcards, attempt: minutes(240, attempt),
     params:
+        # The paper's; a demo embeds some hundred structures.
+        sizes=[25, 50, 100, 200] if SMALL else [100, 1000, 5000, 10000],
         impl=f"effective_rank@{STEPS['effective_rank']}",
     message:
         "Measure the effective rank of atom- and structure-level features"

@@ -118,7 +118,7 @@ rule finetune:
         backbone=backbone_entry,
         task=task_entry,
         graphs=graphs_of_task,
-        impl=implementation_of_training,
+        impl=implementation_of_finetuning,
     message:
         "Finetune {wildcards.init} on {wildcards.task}, seed {wildcards.seed}"
     shell:

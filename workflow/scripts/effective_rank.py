@@ -9,5 +9,5 @@ from atomcsi.files import write_table
 from atomcsi.jobs import job
 
 with job(snakemake.log[0]):
-    tables = [effective_ranks(Path(path)) for path in snakemake.input.embeddings]
+    tables = [effective_ranks(Path(path), sizes=snakemake.params.sizes) for path in snakemake.input.embeddings]
     write_table(snakemake.output.table, pd.concat(tables))
