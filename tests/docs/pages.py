@@ -74,7 +74,7 @@ def pages() -> list[str]:
 
 
 def blocks(page: str) -> list[Block]:
-    """Returns every fenced block of a page and every command of its tables, in their order."""
+    """Returns every fenced block of a page, every command of its tables, and what looks like one in indented lines."""
     lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
     found, number, mark = [], 0, ("", "")
     while number < len(lines):
@@ -89,6 +89,8 @@ def blocks(page: str) -> list[Block]:
             end = next((i for i in range(number, len(lines)) if not lines[i].startswith("|")), len(lines))
             found += _commands_of(page, number, lines[number:end])
             number = end - 1
+        elif line.startswith("    ") and line.split()[0] in PROGRAMS:
+            found.append(Block(page, number + 1, "", line))
         if line.strip():
             said = _MARK.fullmatch(line.strip())
             mark = (said[1], said[2] or "") if said else ("", "")
