@@ -128,7 +128,7 @@ def bash(tree, script, **variables):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=3600 if FULL else 300,
+        timeout=3600 if FULL else 600,
     )
     assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     return done.stdout
@@ -163,7 +163,7 @@ def test_snakemake_commands(tree):
         env=os.environ | {"PYTHONPATH": str(tree / "src")},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert planned.returncode == 0, planned.stderr
     for (block, _), words, (code, output) in zip(recorded, arguments, json.loads(planned.stdout), strict=True):
@@ -198,6 +198,6 @@ def test_files_that_pages_name_are_there(tree):
 
 def test_the_site_is_built_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--quiet", ROOT / "docs", tmp_path]
-    built = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300)
+    built = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=600)
     assert built.returncode == 0, built.stderr
     assert "learning_rate" in (tmp_path / "reference" / "config.html").read_text()
