@@ -113,7 +113,7 @@ def make_results(results, toy_structures):
     (results / "csi_matrix.csv").write_text(f"{header}\nani1x-mini,rmd17-mini,frechet,1.0,0.5,1.5\n")
 
 
-def bash(tree, script, **variables):
+def bash(tree, script):
     """Runs a script as a reader would, in the environment of the tests and with the package of the copy."""
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -124,7 +124,7 @@ def bash(tree, script, **variables):
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=tree,
-        env=os.environ | environment | variables,
+        env=os.environ | environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
