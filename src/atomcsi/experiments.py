@@ -86,6 +86,12 @@ class Experiment(Entry):
             raise ValueError(f"'inits' are for figures of trainings; this one is drawn as '{self.plot}'")
         if len({comparison.label for comparison in self.comparisons}) < len(self.comparisons):
             raise ValueError("two comparisons have one label")
+        for key in ("tasks", "inits", "budgets", "backbones", "seeds"):
+            values = getattr(self, key)
+            if any(value in values[:position] for position, value in enumerate(values)):
+                raise ValueError(f"'{key}' names something twice")
+        if self.plot == "selectors" and max(len(self.budgets), len(self.backbones)) > 1:
+            raise ValueError("ways of choosing are compared by one backbone with one budget")
         return self
 
     @property
@@ -238,6 +244,9 @@ def read_experiment(source: YamlSource, run: RunConfig) -> Experiment:
     Raises:
         ConfigError: Something is wrong; names file, line and field.
     """
+    if not isinstance(source.content.get("demo", {}), Mapping):
+        raise source.error(("demo",), "must hold 'key: value' entries")
+    source.parse(Experiment, {key: value for key, value in source.content.items() if key != "demo"})
     content = StandIns(run).experiment(source.content)
     for key, names in content.items():
         if names == [] and source.content.get(key):
@@ -277,13 +286,15 @@ def starts(experiment: Experiment, run: RunConfig, mixes: Mapping[str, MixSpec])
             found.append(Start(init, init))
         else:
             found += [_start(init, mixes.get(init), budget, run) for budget in experiment.budgets]
-    return found
+    # Two budgets may come to the same, where one of them is the run's own.
+    return list({start.name: start for start in found}.values())
 
 
 def _start(init: str, mix: MixSpec | None, budget: Budget, run: RunConfig) -> Start:
-    """An upstream with a budget of its own is a mix of one dataset."""
+    """An upstream with a budget of its own is a mix of one dataset; mixes that say how many structures keep these."""
     own = run.pretrain.model_dump() | (mix.pretrain if mix else {})
-    asked = own | budget.model_dump(exclude_none=True)
+    sized = mix is not None and mix.kind in ("counted", "nearest")
+    asked = own | budget.model_dump(exclude_none=True, exclude={"structures"} if sized else None)
     changes = {name: asked[name] for name in ("structures", "epochs") if asked[name] != own[name]}
     name = init + "".join(f"-{'n' if name == 'structures' else 'e'}{value}" for name, value in changes.items())
     if changes and mix is None:
@@ -301,8 +312,13 @@ def sampled(comparison: Comparison, run: RunConfig) -> tuple[str, Sampled]:
     method = {"method": comparison.method} if comparison.method else {}
     upstream = _changed(run.embedding.upstream, size | method)
     downstream = _changed(run.embedding.downstream, size)
-    changed = suffix(upstream, run.embedding.upstream) or suffix(downstream, run.embedding.downstream)
-    return extractor + changed, Sampled(extractor, upstream, downstream)
+    name = extractor + ("" if upstream.method == run.embedding.upstream.method else f"-{upstream.method}")
+    if {upstream.structures, downstream.structures} != {
+        run.embedding.upstream.structures,
+        run.embedding.downstream.structures,
+    }:
+        name += f"-n{comparison.structures}"
+    return name, Sampled(extractor, upstream, downstream)
 
 
 def suffix(sampling: Sampling, default: Sampling) -> str:

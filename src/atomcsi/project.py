@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from atomcsi.catalogue import ID_PATTERN, Catalogue, Dataset
 from atomcsi.config import BackboneSpec, ExtractorSpec, RunConfig, Task, extractor_catalogue
-from atomcsi.errors import ConfigError, did_you_mean
+from atomcsi.errors import ConfigError
 from atomcsi.experiments import (
     Cell,
     Comparison,
@@ -26,8 +27,7 @@ from atomcsi.experiments import (
     suffix,
 )
 from atomcsi.mixes import MixSpec, Pretraining, name_of_mix, pretrainings
-from atomcsi.registry import DISTANCES, READERS, load
-from atomcsi.structure import ENERGY_UNITS
+from atomcsi.project_checks import check_experiment, check_run, check_tasks
 from atomcsi.training.settings import TrainSettings
 from atomcsi.yaml_source import YamlSource
 
@@ -149,6 +149,9 @@ class Project:
             "extractors": [self.run.embedding.extractor],
             "backbones": [self.run.backbone],
         }
+        shown = [self.run.inits, *(self.experiments[name].inits for name in self.reported)]
+        used["mixes"] = dict.fromkeys(init for inits in shown for init in inits if init in self.mixes)
+        used["experiments"] = self.reported
         # Where files were taken from changes nothing in the results.
         return {"run": self.run.model_dump(mode="json", exclude={"mirror"})} | {
             kind: {name: getattr(self, kind)[name].model_dump(mode="json") for name in names}
@@ -159,10 +162,11 @@ class Project:
     def from_entries(cls, entries: Mapping[str, Any]) -> Project:
         """Returns a project of the entries that :meth:`entries` gave."""
         models = {"datasets": Dataset, "tasks": Task, "extractors": ExtractorSpec, "backbones": BackboneSpec}
+        models |= {"mixes": MixSpec, "experiments": Experiment}
         return cls(
             run=RunConfig.model_validate(entries["run"]),
             **{
-                kind: {name: model.model_validate(entry) for name, entry in entries[kind].items()}
+                kind: {name: TypeAdapter(model).validate_python(entry) for name, entry in entries[kind].items()}
                 for kind, model in models.items()
             },
         )
@@ -202,138 +206,11 @@ def load_project(
     sources = {source.path.stem: source for source in sources}
     experiments = {name: read_experiment(source, run) for name, source in sources.items()}
     project = Project(run, datasets, tasks, extractors, backbones, mixes | run.mixes, experiments)
-    _check_run(project, run_source)
+    check_run(project, run_source)
     for name, source in sources.items():
-        _check_experiment(project, experiments[name], source)
-    _check_tasks(project, YamlSource(catalogue / "tasks.yaml"), Path(root))
+        check_experiment(project, name, source)
+    check_tasks(project, YamlSource(catalogue / "tasks.yaml"), Path(root))
     return project
-
-
-def _check_dataset(datasets: Catalogue, name: str, root: Path) -> None:
-    """Checks what the entry of a dataset says of its reader and of its packaged files."""
-    dataset = datasets[name]
-    if not {"train", "val"} <= set(dataset.splits):
-        raise datasets.error(name, ("split",), "needs a train and a val split")
-    implementation = load(READERS, dataset.reader.format)
-    try:
-        inspect.signature(implementation).bind(root, part=None, **dataset.reader.options)
-    except TypeError as error:
-        raise datasets.error(name, ("reader",), f"{dataset.reader.format}: {error}") from None
-    for key in dataset.properties:
-        if key not in implementation.properties:
-            hint = did_you_mean(key, implementation.properties)
-            raise datasets.error(name, ("properties", key), f"unknown property '{key}'{hint}")
-    for position, file in enumerate(dataset.files):
-        if file.path is not None and not (root / file.path).is_file():
-            raise datasets.error(name, ("files", position, "path"), f"no such file: {file.path}")
-
-
-def _check_inits(project: Project, run_source: YamlSource) -> None:
-    """Checks that mixes are made of upstreams, and that inits have names of their own."""
-    run = project.run
-    taken = {*run.upstream, "csi", "scratch", *(set(project.mixes) - set(run.mixes))}
-    for key, names in (("mixes", run.mixes), ("checkpoints", run.checkpoints)):
-        for name in names:
-            if name in taken:
-                raise run_source.error((key, name), "is the name of another init")
-        taken |= set(names)
-    for name, mix in run.mixes.items():
-        _check_mix(project, mix, run_source, "mixes", name)
-        for dataset in getattr(mix, "sizes", {}):
-            run_source.known("mixes", name, name=dataset, entries=run.upstream, kind="upstream")
-        run_source.parse(TrainSettings, run.pretrain.model_dump() | mix.pretrain, ("mixes", name, "pretrain"))
-
-
-def _check_mix(project: Project, mix: MixSpec, source: YamlSource, *loc: str | int) -> None:
-    """Checks that a mix, and its judge, are of upstreams of the run."""
-    run = project.run
-    for dataset in mix.datasets:
-        source.known(*loc, name=dataset, entries=run.upstream, kind="upstream")
-    if mix.kind != "ranked":
-        return
-    if mix.judge in {*project.mixes, *run.checkpoints, "csi", "scratch"}:
-        problem = f"'{mix.judge}' cannot judge structures: a judge is the pretraining on one upstream"
-        raise source.error((*loc, "judge"), problem)
-    source.known(*loc, "judge", name=mix.judge, entries=run.upstream, kind="upstream")
-
-
-def _check_experiment(project: Project, experiment: Experiment, source: YamlSource) -> None:
-    """Checks that what an experiment names exists, stand-ins put in its place."""
-    run = project.run
-    known = {
-        "tasks": ("task", project.tasks),
-        "inits": ("init", {*run.upstream, *project.mixes, *run.checkpoints, "scratch"}),
-        "backbones": ("backbone", project.backbones),
-    }
-    for key, (kind, entries) in known.items():
-        for name in getattr(experiment, key):
-            source.known(key, name=name, entries=entries, kind=kind)
-    for position, comparison in enumerate(experiment.comparisons):
-        for key, entries in (("extractor", project.extractors), ("distance", DISTANCES)):
-            if (name := getattr(comparison, key)) is not None:
-                source.known("comparisons", position, key, name=name, entries=entries, kind=key)
-    for start in starts(experiment, run, project.mixes):
-        if start.mix is not None:
-            _check_mix(project, start.mix, source, "inits", experiment.inits.index(start.init))
-
-
-def _check_run(project: Project, run_source: YamlSource) -> None:
-    """Checks what no single entry of a run can know: that ids exist, and roles fit."""
-    run = project.run
-    for position, name in enumerate(run.upstream):
-        run_source.known("upstream", position, name=name, entries=project.datasets, kind="dataset")
-        if project.datasets[name].role != "upstream":
-            raise run_source.error(("upstream", position), f"dataset '{name}' has the role 'downstream'")
-    for position, name in enumerate(run.tasks):
-        run_source.known("tasks", position, name=name, entries=project.tasks, kind="task")
-    extractor = run.embedding.extractor
-    run_source.known("embedding", "extractor", name=extractor, entries=project.extractors, kind="extractor")
-    run_source.known("distance", name=run.distance, entries=DISTANCES, kind="distance")
-    for position, name in enumerate(run.also_measure):
-        run_source.known("also_measure", position, name=name, entries=DISTANCES, kind="distance")
-    if run.distance in run.also_measure:
-        raise run_source.error(("also_measure",), f"names '{run.distance}', which is the distance already")
-    run_source.known("backbone", name=run.backbone, entries=project.backbones, kind="backbone")
-    _check_inits(project, run_source)
-    inits = {*run.upstream, *project.mixes, *run.checkpoints, "csi", "scratch"}
-    for position, name in enumerate(run.inits):
-        run_source.known("inits", position, name=name, entries=inits, kind="init")
-        if name in project.mixes:
-            _check_mix(project, project.mixes[name], run_source, "inits", position)
-            if project.mixes[name].kind == "ranked" and not run.pretrain.learns_forces:
-                problem = f"'{name}' needs a judge, which learns no forces to judge by with this `pretrain`"
-                raise run_source.error(("inits", position), problem)
-    for position, name in enumerate(project.reported):
-        run_source.known("experiments", position, name=name, entries=project.experiments, kind="experiment")
-    for key in ("upstream", "tasks", "also_measure", "inits", "seeds"):
-        values = getattr(run, key)
-        if len(set(values)) != len(values):
-            raise run_source.error((key,), "names something twice")
-
-
-def _check_tasks(project: Project, task_source: YamlSource, root: Path) -> None:
-    """Checks the tasks of the run and of its experiments, and that the packaged files of their datasets are there."""
-    run = project.run
-    tasks = dict.fromkeys([*run.tasks, *(task for each in project.experiments.values() for task in each.tasks)])
-    for name in tasks:
-        dataset = project.tasks[name].dataset
-        task_source.known(name, "dataset", name=dataset, entries=project.datasets, kind="dataset")
-    for name in dict.fromkeys([*run.upstream, *(project.tasks[task].dataset for task in tasks)]):
-        _check_dataset(project.datasets, name, root)
-    for name in tasks:
-        task = project.tasks[name]
-        dataset = project.datasets[task.dataset]
-        if dataset.role != "downstream":
-            raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has the role 'upstream'")
-        if "test" not in dataset.splits:
-            raise task_source.error((name, "dataset"), f"dataset '{task.dataset}' has no test split")
-        task_source.known(
-            name, "target", name=task.target, entries={"forces", "energy", *dataset.properties}, kind="target"
-        )
-        kept = "eV/angstrom" if task.target == "forces" else dataset.properties.get(task.target, "eV")
-        kept = "eV" if kept in ENERGY_UNITS else kept
-        if task.unit not in (kept, f"m{kept}"):
-            raise task_source.error((name, "unit"), f"'{task.unit}' is no unit of {task.target}")
 
 
 def missing_checkpoint(

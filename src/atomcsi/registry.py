@@ -54,7 +54,17 @@ BACKBONES = {
 }
 
 #: Versions of the steps around them, raised for the same reason.
-STEPS = {"convert": 2, "embed": 3, "measure": 2, "mix": 1, "effective_rank": 1, "score": 1, "train": 3, "finetune": 2}
+STEPS = {
+    "convert": 2,
+    "embed": 3,
+    "measure": 2,
+    "mix": 1,
+    "effective_rank": 1,
+    "score": 1,
+    "experiment": 1,
+    "train": 3,
+    "finetune": 2,
+}
 
 
 def implementation(registry: Mapping[str, str], name: str) -> str:

@@ -217,9 +217,9 @@ def test_mistakes_in_ranked_mixes(tmp_path, repository, changes, message):
 
 def test_a_judge_whose_pretraining_has_no_forces(repository):
     content = yaml.safe_load((repository / "config" / "demo.yaml").read_text())
-    content["inits"] = ["ani1x-hard"]
+    content["inits"] = ["aligned-hard"]
     content["pretrain"]["force_weight"] = 0
-    with pytest.raises(ConfigError, match=r"inits\.0: 'ani1x-hard' needs a judge, which learns no forces"):
+    with pytest.raises(ConfigError, match=r"inits\.0: 'aligned-hard' needs a judge, which learns no forces"):
         load_project(content, path=repository / "config" / "demo.yaml", root=repository)
 
 

@@ -10,6 +10,8 @@ from atomcsi.config import RunConfig
 from atomcsi.errors import ConfigError
 from atomcsi.experiments import Experiment, StandIns
 from atomcsi.project import Project, load_project
+from atomcsi.project_checks import RUN_FIGURES
+from atomcsi.report.figures import FIGURES
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,13 +56,13 @@ def test_a_pretraining_with_the_runs_budget_is_the_runs(paper):
 
 def test_a_counted_mix_has_its_own_number_of_structures(paper):
     """Section 4: ANI-1x 2M + OC22 1M, five epochs."""
-    assert starts(paper, "misaligned")["ani1x-oc22"] == (3_000_000, 5)
+    assert starts(paper, "misaligned")["aligned-and-misaligned"] == (3_000_000, 5)
 
 
 def test_stand_ins_shrink_numbers_as_the_runs_own_budget_is_shrunk(demo):
     """The demo's 240 x 8 stands for 2M x 5: 1M is 120, and the mix of 2M + 1M is 240 + 120."""
-    assert starts(demo, "misaligned")["ani1x-oc22"] == (360, 8)
-    assert demo.mixes["ani1x-oc22"].structures == {"ani1x-mini": 240, "oc22-mini": 120}
+    assert starts(demo, "misaligned")["aligned-and-misaligned"] == (360, 8)
+    assert demo.mixes["aligned-and-misaligned"].structures == {"ani1x-mini": 240, "oc22-mini": 120}
     own = {name for name in starts(demo, "budget") if name.startswith("ani1x-mini")}
     assert own == {"ani1x-mini", "ani1x-mini-n60", "ani1x-mini-n120", "ani1x-mini-n120-e16"}
 
@@ -177,3 +179,7 @@ def test_a_run_that_names_no_experiments_knows_none(tmp_path):
     path.write_text(re.sub(r"\nexperiments: .*", "", path.read_text()))
     project = load_project(path=path, root=ROOT)
     assert (dict(project.experiments), project.reported) == ({}, [])
+
+
+def test_experiments_cannot_have_the_name_of_a_figure():
+    assert set(RUN_FIGURES) == set(FIGURES)

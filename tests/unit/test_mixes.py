@@ -53,7 +53,7 @@ def test_inits_that_stand_for_mixes(repository):
     pretrainings = project.pretrainings
     assert pretrainings["nearest-qm9"].downstream == "qm9"
     assert pretrainings["balanced"].datasets == project.run.upstream
-    assert pretrainings["ani1x-oc22"].datasets == ["ani1x", "oc22"]
+    assert pretrainings["aligned-and-misaligned"].datasets == ["ani1x", "oc22"]
     assert {name for name, found in pretrainings.items() if found.mix == "nearest"} == {
         f"nearest-{dataset}" for dataset in project.all_downstream
     }
@@ -64,9 +64,9 @@ def test_settings_of_its_own(repository):
     project = load_project(path=repository / "config" / "paper.yaml", root=repository)
     assert project.pretrain_settings("ani1x") == project.pretrain_settings("balanced") == project.run.pretrain
     assert project.pretrain_settings("ani1x-n1000000-e10").budget == 10_000_000
-    denoised = project.pretrain_settings("ani1x-denoised")
+    denoised = project.pretrain_settings("aligned-denoised")
     assert (denoised.denoise_sigma, denoised.budget) == (0.1, project.run.pretrain.budget)
-    assert structures_of(project.mixes["ani1x-denoised"], {"ani1x": 5}, 4) == {"ani1x": 4}
+    assert structures_of(project.mixes["aligned-denoised"], {"ani1x": 5}, 4) == {"ani1x": 4}
 
 
 @pytest.mark.parametrize(

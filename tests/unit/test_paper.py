@@ -40,7 +40,7 @@ def mae(paper, backbone, init, structures, epochs, task, source=None) -> float:
         (("gemnet-oc-s", "oc20-2m", 1_000_000, 10), "spice-solvated-amino-acids-forces", 10.16),
         (("gemnet-oc-l", "oc22", 2_000_000, 5), "qm9-u0", 4.0),
         (("gemnet-oc-s", "temperature", 2_000_000, 5), "md22-ac-ala3-nhme-forces", 4.03),
-        (("gemnet-oc-s", "ani1x-oc22", 3_000_000, 5), "rmd17-aspirin-forces", 7.8),
+        (("gemnet-oc-s", "aligned-and-misaligned", 3_000_000, 5), "rmd17-aspirin-forces", 7.8),
         (("gemnet-oc-s", "oc22", 500_000, 5), "spice-solvated-amino-acids-forces", 13.05),
         (("jmp-l", "jmp-l", 120_000_000, 2), "md22-ac-ala3-nhme-forces", 1.92),
         (("jmp-s", "jmp-s", 120_000_000, 2), "qmof-bandgap", 0.18),

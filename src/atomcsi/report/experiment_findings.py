@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
@@ -69,7 +70,16 @@ def finetuning(results: Results, table: pd.DataFrame) -> list[str]:
         unit = unit_name(table.loc[table["task"] == task, "unit"].iloc[0])
         sentences.append(f"{_name(task, backbone, several)}: {_contest(errors, unit)}")
     summary = _summary([errors for _, _, errors in found], "pairs of task and backbone" if several else "tasks")
-    return [*summary, *sentences, *_against_paper(results, [table])]
+    return [*summary, *sentences, *_odds(table), *_against_paper(results, [table])]
+
+
+def _odds(table: pd.DataFrame) -> list[str]:
+    """Says how often luck alone keeps the seeds of two equals apart."""
+    seeds = int(table.loc[table["seeds"] > 0, "seeds"].min())
+    if seeds < 2:
+        return []
+    odds = math.comb(2 * seeds, seeds) // 2
+    return [f"Luck alone keeps {seeds} seeds each of two equals apart in 1 of {odds} cases."]
 
 
 def _summary(contested: Sequence[Sequence[Errors]], of_what: str) -> list[str]:

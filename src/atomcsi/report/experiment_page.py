@@ -44,12 +44,16 @@ _COLUMNS = {
     "resamples": "resamples",
     "dim": "features",
     "spearman": "Spearman",
-    "kendall": "Kendall",
+    "spearman_low": "from",
+    "spearman_high": "to",
+    "p": "p",
     "regret": "regret",
+    "regret_low": "from",
+    "regret_high": "to",
     "selected": "selected",
     "best": "best",
-    "gpu_hours": "GPU-hours",
-    "kwh": "kWh",
+    "gpu_hours": "GPU-hours of pretraining",
+    "kwh": "kWh of pretraining",
 }
 #: Columns that say already what another one says.
 _IMPLIED = {"task": "dataset", "label": "dataset"}

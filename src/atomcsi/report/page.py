@@ -258,12 +258,6 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _config(project: Project) -> str:
-    """The run config and the catalogue entries that it uses, as YAML."""
-    run = project.run
-    used = {
-        "run": run.model_dump(mode="json"),
-        "tasks": {name: project.tasks[name].model_dump(mode="json") for name in run.tasks},
-        "extractor": project.extractors[run.embedding.extractor].model_dump(mode="json"),
-        "backbone": project.backbones[run.backbone].model_dump(mode="json"),
-    }
+    """The run config and the entries that it uses, but for those of the datasets, as YAML."""
+    used = {kind: entries for kind, entries in project.entries().items() if kind != "datasets"}
     return yaml.safe_dump(used, sort_keys=False, allow_unicode=True)

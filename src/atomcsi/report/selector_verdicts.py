@@ -46,7 +46,7 @@ def findings(table: pd.DataFrame, selector: str) -> list[str]:
     if trivial:
         better = [title for title, row in trivial.items() if row["regret"] < own["regret"]]
         sentence = f"The mean regret of trivial selectors: {_regrets(trivial)}. "
-        sentence += f"{_capital(listed(better))} would have done better" if better else "None does better"
+        sentence += f"{_capital(listed(better))} would have done better in the mean" if better else "None does better"
         same = [title for title in alike if title in trivial]
         sentence += f"; {listed(same)} would have chosen the same in every task." if same else "."
         sentences.append(sentence)
@@ -55,7 +55,7 @@ def findings(table: pd.DataFrame, selector: str) -> list[str]:
         same = [title for title in alike if title in others]
         sentences.append(
             f"Of {plural(len(others), 'other distance')}, {len(same)} would have chosen the same in every task;"
-            f" {f'{listed(better)} would have done better' if better else 'none would have done better'}."
+            f" {f'{listed(better)} would have done better in the mean' if better else 'none would have done better'}."
         )
     return sentences
 
