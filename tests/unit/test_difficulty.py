@@ -228,8 +228,8 @@ def test_the_paper_s_parts_on_the_stand_ins(repository):
     path = repository / "config" / "demo.yaml"
     content = yaml.safe_load(path.read_text()) | {"experiments": "all"}
     project = load_project(content, path=path, root=repository)
-    found = project.pretrainings["ani1x-middle-n60"]
+    found = project.pretrainings["aligned-middle-n60"]
     assert (found.spec.dataset, found.spec.judge, found.spec.part) == ("ani1x-mini", "oc20-mini", "middle")
-    assert project.pretrain_settings("ani1x-middle-n60").structures == 60
+    assert project.pretrain_settings("aligned-middle-n60").structures == 60
     budgets = {(cell.start.structures, cell.start.epochs) for cell in project.cells(project.experiments["difficulty"])}
     assert budgets == {(60, 8)}

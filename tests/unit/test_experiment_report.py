@@ -144,7 +144,7 @@ def test_at_demo_scale_no_number_is_the_papers():
     ids=["wins", "wins within the noise", "loses", "one seed"],
 )
 def test_who_has_the_least_error(near, far, sentence):
-    (found,) = findings(results("finetuning", finetuning=runs({"near": near, "far": far})))
+    found, *_ = findings(results("finetuning", finetuning=runs({"near": near, "far": far})))
     assert found.startswith(f"{ASPIRIN}: {sentence}")
 
 
@@ -161,13 +161,15 @@ def test_wins_are_counted_over_tasks_and_backbones():
         runs({"near": [1, 2], "far": [2, 4], "scratch": [8, 9]}, task=QM9),
         runs({"near": [5, 6], "far": [3, 4], "scratch": [8, 9]}, backbone=L),
     ]
-    summary, first, *_, last = findings(results("finetuning", finetuning=pd.concat(parts)))
+    summary, first, *_, last, odds = findings(results("finetuning", finetuning=pd.concat(parts)))
     assert summary == (
         "Who has the least mean error in 3 pairs of task and backbone: near in 2 and far in 1;"
         " the seeds of best and second best do not overlap in 2 of 3."
     )
     assert first.startswith(f"{ASPIRIN}, {S}: near") and "; scratch is 467% above, beyond the seeds." in first
     assert last.startswith(f"{ASPIRIN}, {L}: far")
+    # Of the 6 ways to deal four numbers into two pairs, 2 keep them apart.
+    assert odds == "Luck alone keeps 2 seeds each of two equals apart in 1 of 3 cases."
 
 
 def test_errors_in_the_papers_order(numbers):

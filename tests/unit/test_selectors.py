@@ -347,7 +347,7 @@ def test_findings_name_failures_and_rivals():
     )
     assert sentences[3] == (
         "Of 1 other distance, 0 would have chosen the same in every task; energy distance of net would have done"
-        " better."
+        " better in the mean."
     )
     assert failures(table, "energy distance of net") == "It chose the best upstream in every one of 2 tasks."
     assert "It puts the upstreams in no order." in verdicts(table)["random dataset"]
