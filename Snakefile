@@ -29,3 +29,9 @@ rule all:
     input:
         "results/report.html",
         tables_of_folds,
+
+
+# To keep to a rate of submissions, Snakemake 9.27 looks for jobs once more a second after each time that it looked, for
+# ever: after some hundred jobs it does nothing else. Nobody needs that rate, 100 jobs a second.
+onstart:
+    workflow.scheduler.job_rate_limiter = None
