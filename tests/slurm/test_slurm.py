@@ -12,7 +12,7 @@ from cluster import ask, wait_until
 from pipeline import ROOT, Run
 
 #: Jobs as users are told to look for them, and to end them, after Snakemake was killed.
-ORPHANS, CLEANUP = re.findall(r"^    (squeue .*)$", (ROOT / "docs" / "cluster.md").read_text(), re.MULTILINE)
+ORPHANS, CLEANUP = re.findall(r"^(squeue .*)$", (ROOT / "docs" / "cluster.md").read_text(), re.MULTILINE)
 
 
 class Started:
