@@ -85,12 +85,12 @@ def check_experiment(project: Project, name: str, source: YamlSource) -> None:
         "backbones": ("backbone", project.backbones),
     }
     for key, (kind, entries) in known.items():
-        for name in getattr(experiment, key):
-            source.known(key, name=name, entries=entries, kind=kind)
+        for named in getattr(experiment, key):
+            source.known(key, name=named, entries=entries, kind=kind)
     for position, comparison in enumerate(experiment.comparisons):
         for key, entries in (("extractor", project.extractors), ("distance", DISTANCES)):
-            if (name := getattr(comparison, key)) is not None:
-                source.known("comparisons", position, key, name=name, entries=entries, kind=key)
+            if (named := getattr(comparison, key)) is not None:
+                source.known("comparisons", position, key, name=named, entries=entries, kind=key)
     for start in starts(experiment, run, project.mixes):
         position = experiment.inits.index(start.init)
         if start.mix is not None:
