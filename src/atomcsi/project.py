@@ -27,7 +27,7 @@ from atomcsi.experiments import (
     suffix,
 )
 from atomcsi.mixes import MixSpec, Pretraining, name_of_mix, pretrainings
-from atomcsi.project_checks import check_experiment, check_run, check_tasks
+from atomcsi.project_checks import check_experiment, check_run, check_tasks, reason_against
 from atomcsi.training.settings import TrainSettings
 from atomcsi.yaml_source import YamlSource
 
@@ -44,6 +44,7 @@ class Project:
         backbones: Every backbone of the catalogue by id.
         mixes: Every mix that can be an init, by name.
         experiments: Every experiment by name.
+        unfit: Why others, which need upstreams that the run does not have, cannot be done, by name.
     """
 
     run: RunConfig
@@ -53,6 +54,7 @@ class Project:
     backbones: Mapping[str, BackboneSpec]
     mixes: Mapping[str, MixSpec] = field(default_factory=dict)
     experiments: Mapping[str, Experiment] = field(default_factory=dict)
+    unfit: Mapping[str, ConfigError] = field(default_factory=dict)
 
     @property
     def downstream(self) -> list[str]:
@@ -207,8 +209,14 @@ def load_project(
     experiments = {name: read_experiment(source, run) for name, source in sources.items()}
     project = Project(run, datasets, tasks, extractors, backbones, mixes | run.mixes, experiments)
     check_run(project, run_source)
-    for name, source in sources.items():
-        check_experiment(project, name, source)
+    unfit = {name: error for name, source in sources.items() if (error := reason_against(project, name, source))}
+    for name in project.reported:
+        if name in unfit:
+            raise unfit[name]
+    fit = {name: experiment for name, experiment in experiments.items() if name not in unfit}
+    project = replace(project, experiments=fit, unfit=unfit)
+    for name in fit:
+        check_experiment(project, name, sources[name])
     check_tasks(project, YamlSource(catalogue / "tasks.yaml"), Path(root))
     return project
 

@@ -71,6 +71,23 @@ def _check_mix(project: Project, mix: MixSpec, source: YamlSource, *loc: str | i
     source.known(*loc, "judge", name=mix.judge, entries=run.upstream, kind="upstream")
 
 
+def reason_against(project: Project, name: str, source: YamlSource) -> ConfigError | None:
+    """Returns why an experiment cannot be done by this run, whose upstreams are not all that it needs; None if it can.
+
+    That is no mistake in its file, and matters to nobody who does not ask for it.
+    """
+    run = project.run
+    for position, init in enumerate(project.experiments[name].inits):
+        mix = project.mixes.get(init)
+        needed = [init] if mix is None else [*mix.datasets, *([mix.judge] if mix.kind == "ranked" else [])]
+        for dataset in needed:
+            if dataset in project.datasets and dataset not in run.upstream:
+                problem = f"needs {dataset}, which is not in the run's 'upstream'"
+                mend = "add it there, or leave the experiment out of 'experiments'"
+                return source.error(("inits", position), f"{problem} ({mend})")
+    return None
+
+
 def check_experiment(project: Project, name: str, source: YamlSource) -> None:
     """Checks that what an experiment names exists, stand-ins put in its place, and that there is enough of it."""
     run, experiment = project.run, project.experiments[name]

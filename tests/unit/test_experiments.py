@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from atomcsi.config import RunConfig
 from atomcsi.errors import ConfigError
@@ -179,6 +180,18 @@ def test_a_run_that_names_no_experiments_knows_none(tmp_path):
     path.write_text(re.sub(r"\nexperiments: .*", "", path.read_text()))
     project = load_project(path=path, root=ROOT)
     assert (dict(project.experiments), project.reported) == ({}, [])
+
+
+def test_experiments_that_need_other_upstreams_are_set_aside():
+    content = yaml.safe_load((ROOT / "config" / "demo.yaml").read_text())
+    content |= {"upstream": ["ani1x-mini", "oc22-mini"], "inits": ["ani1x-mini"], "experiments": ["csi", "budget"]}
+    project = load_project(content, path=ROOT / "config" / "demo.yaml", root=ROOT)
+    assert {"csi", "budget", "effective-rank"} <= set(project.experiments)
+    assert {"first-check", "main", "selectors", "difficulty"} <= set(project.unfit)
+    message = r"first-check.yaml:\d+: inits.1: needs oc20-mini, which is not in the run's 'upstream' \(add it"
+    assert re.search(message, str(project.unfit["first-check"]))
+    with pytest.raises(ConfigError, match=message):
+        load_project(content | {"experiments": ["first-check"]}, path=ROOT / "config" / "demo.yaml", root=ROOT)
 
 
 def test_experiments_cannot_have_the_name_of_a_figure():

@@ -77,7 +77,7 @@ wildcard_constraints:
     task=one_of(PROJECT.tasks),
     seed=r"\d+",
     figure=one_of([*CSI_FIGURES, *TRAINING_FIGURES]),
-    experiment=one_of(EXPERIMENTS) or "none",
+    experiment=one_of([*EXPERIMENTS, *PROJECT.unfit]) or "none",
 
 
 # Params are plain data: Snakemake reruns a job when they change, and only then.

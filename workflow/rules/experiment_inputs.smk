@@ -6,13 +6,20 @@ def finetuning_folder(cell):
     return f"results/finetune/{cell.backbone}/{cell.start.name}__{cell.task}/seed{cell.seed}"
 
 
+def experiment_of(name):
+    # Said here, where it is asked for, and not before: other experiments do without what it needs.
+    if name in PROJECT.unfit:
+        raise WorkflowError(str(PROJECT.unfit[name]))
+    return EXPERIMENTS[name]
+
+
 def measurements_of(wildcards):
-    experiment = EXPERIMENTS[wildcards.experiment]
+    experiment = experiment_of(wildcards.experiment)
     return PROJECT.measurements(experiment) if experiment.measures else []
 
 
 def cells_of(wildcards):
-    return PROJECT.cells(EXPERIMENTS[wildcards.experiment])
+    return PROJECT.cells(experiment_of(wildcards.experiment))
 
 
 def card_of(cell):
@@ -52,7 +59,7 @@ def starts_of_experiment(wildcards):
 
 
 def ranks_of_experiment(wildcards):
-    shown = EXPERIMENTS[wildcards.experiment].plot == "effective-rank"
+    shown = experiment_of(wildcards.experiment).plot == "effective-rank"
     return ["results/effective_rank.csv"] if shown else []
 
 
@@ -63,7 +70,7 @@ def numbers_of_the_paper(wildcards):
 
 
 def experiment_entry(wildcards):
-    return EXPERIMENTS[wildcards.experiment].model_dump(mode="json")
+    return experiment_of(wildcards.experiment).model_dump(mode="json")
 
 
 def records_of_experiments(names):

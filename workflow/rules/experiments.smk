@@ -18,8 +18,6 @@ rule experiment:
         "results/logs/experiment/{experiment}.log",
     benchmark:
         "results/benchmarks/experiment/{experiment}.tsv"
-    wildcard_constraints:
-        experiment=one_of(EXPERIMENTS) or "none",
     localrule: True
     conda:
         "../../environment.yml"
@@ -37,5 +35,5 @@ rule experiment:
 
 rule paper:
     input:
-        records_of_experiments(EXPERIMENTS),
+        records_of_experiments([*EXPERIMENTS, *PROJECT.unfit]),
         "results/report.html",
