@@ -34,7 +34,7 @@ paper: env  ## Run every experiment of the paper, too, on the demo's stand-ins (
 	@echo "Open results/report.html"
 
 test: env lint  ## Run every check
-	pytest -n 2 --dist worksteal --ignore tests/slurm
+	pytest -n 2 --dist worksteal --durations 40 --ignore tests/slurm
 	@$(MAKE) --no-print-directory slurm-test
 
 slurm-test: env  ## Run the pipeline on a real SLURM of this machine alone, and break it (part of test; as root)

@@ -105,7 +105,7 @@ def embedding(tmp_path):
                 "distinct": count,
                 "structures": count,
                 "seconds": 1.0,
-                "sampling": {"resample": "structures"},
+                "sampling": {"method": "random", "resample": "structures"},
             }
             writer.finish({**known, "invariant_dim": rows.shape[1], **provenance})
         return Embedding(path, aggregation)

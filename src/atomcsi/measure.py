@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from atomcsi.distances.base import Distance
@@ -44,7 +45,8 @@ def measure(
         ``corrected`` for the size of the samples, with ``standard_error`` and the 95 % interval ``low`` to ``high``;
         ``p_best``, the probability that no other upstream is nearer; ``beyond_best`` with ``beyond_best_low`` and
         ``beyond_best_high``, how much farther than the nearest it is (0 for itself); ``by_share``, the value by share
-        of the structures; ``elements`` (see :meth:`FrechetPair.elements`); sizes and times. None where an error bar is
+        of the structures; ``elements`` (see :meth:`FrechetPair.elements`); ``upstream_sampling``, how its structures
+        were drawn, and how many ``upstream_classes`` they are of; sizes and times. None where an error bar is
         unknown for want of blocks, and ``p_best`` of a single upstream. The upstreams are ranked by ``estimate``:
         ``corrected``, or ``value`` where it is unknown for one of them.
 
@@ -114,6 +116,8 @@ def _record(upstream: Embedding, found: Estimate) -> dict[str, Any]:
         "upstream_population": upstream.provenance["structures"],
         "upstream_structures": upstream.provenance["drawn"],
         "upstream_distinct": upstream.structures,
+        "upstream_sampling": upstream.provenance["sampling"]["method"],
+        "upstream_classes": len(np.unique(upstream.classes)),
         "upstream_atoms": upstream.provenance["atoms"],
         "upstream_blocks": upstream.blocks,
         "upstream_embedding_seconds": upstream.provenance["seconds"],

@@ -62,6 +62,27 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return table
 
 
+def published(table: pd.DataFrame) -> pd.Series:
+    """Which rows are of models that others published (JMP), the paper's baselines: their own backbone and init."""
+    return table["backbone"] == table["init"]
+
+
+def with_published_budgets(ours: pd.DataFrame, paper: PaperNumbers) -> pd.DataFrame:
+    """Gives finetunings of models that others pretrained the budgets that the paper tells of them.
+
+    Args:
+        ours: A row per run: ``backbone``, ``init``, and ``structures``, ``epochs`` and ``budget`` (their product).
+        paper: The paper's numbers.
+    """
+    theirs = paper.finetuning[published(paper.finetuning)].drop_duplicates("init").set_index("init")
+    known = published(ours) & ours["init"].isin(theirs.index)
+    ours = ours.copy()
+    for name in ("structures", "epochs"):
+        ours.loc[known, name] = ours.loc[known, "init"].map(theirs[name])
+    ours["budget"] = ours["structures"] * ours["epochs"]
+    return ours
+
+
 def compare(ours: pd.DataFrame, paper: PaperNumbers) -> pd.DataFrame:
     """Sets our test errors beside the paper's.
 

@@ -57,7 +57,7 @@ BACKBONES = {
 STEPS = {
     "convert": 2,
     "embed": 3,
-    "measure": 2,
+    "measure": 3,
     "mix": 1,
     "effective_rank": 1,
     "score": 1,

@@ -11,7 +11,7 @@ import pytest
 from atomcsi.errors import AtomcsiError
 from atomcsi.experiments import Experiment
 from atomcsi.files import read_json
-from atomcsi.paper import PaperNumbers, read_paper_numbers
+from atomcsi.paper import PaperNumbers, read_paper_numbers, with_published_budgets
 from atomcsi.report.experiment import SCHEMA, Results, write_experiment
 from atomcsi.report.experiment_figures import PLOTS
 from atomcsi.report.experiment_findings import FINDINGS
@@ -59,6 +59,7 @@ def distances(estimates: dict[str, dict[str, list[float]]]) -> pd.DataFrame:
     """Distances by label and downstream dataset, of three upstreams."""
     names = {"extractor": "features", "aggregation": "flat", "distance": "frechet", "p_best": 0.5}
     names |= {"beyond_best_low": 0.0, "beyond_best_high": 1.0, "upstream_population": 1000}
+    names |= {"upstream_sampling": "balanced", "upstream_classes": 7}
     return pd.DataFrame(
         [
             {"label": label, "downstream": downstream, "upstream": upstream, "estimate": value, **names}
@@ -125,6 +126,16 @@ def test_at_full_scale_the_papers_numbers_and_jmps_stand_beside_ours(numbers):
     assert table.loc[["ani1x", "oc22"], "verdict"].tolist() == ["agrees within 5 %", "worse beyond the seeds"]
     assert table.loc[["jmp-s", "jmp-l"], "budget"].tolist() == [240_000_000] * 2
     assert table.loc[["jmp-s", "jmp-l"], "seeds"].tolist() == [0, 0]
+
+
+def test_our_finetuning_of_a_published_model_is_beside_the_papers(numbers):
+    ours = runs({("jmp-s", 0, 0): [7.0, 6.6], "scratch": [20.0, 21.0]}, backbone="jmp-s")
+    ours = with_published_budgets(ours, numbers)
+    table = error_table(results("finetuning", finetuning=ours, paper=numbers)).set_index("start")
+    assert table.index.tolist() == ["jmp-s", "scratch", "jmp-l"]
+    assert table.loc["jmp-s", ["seeds", "budget", "paper"]].tolist() == [2, 240_000_000, 6.7]
+    assert table.loc["jmp-s", "verdict"] == "agrees within 5 %"
+    assert table.loc["scratch", "budget"] == 0
 
 
 def test_at_demo_scale_no_number_is_the_papers():
@@ -244,6 +255,20 @@ def test_the_nearest_by_several_comparisons(numbers):
     ]
     _, table, _ = PLOTS["csi"](found)
     assert table["rank"].tolist() == [1, 3, 2, 3, 1, 2, 3, 2, 1, 3, 1, 2]
+
+
+def test_classes_in_samples_beside_the_papers(numbers):
+    table = distances({label: {"qmof": [1.0, 2.0, 3.0]} for label in ("as in the run", "random", "few")})
+    table["upstream_structures"] = table["label"].map({"few": 500}).fillna(10_000).astype(int)
+    random = table["label"] == "random"
+    table.loc[random, ["upstream_sampling", "upstream_classes"]] = ["random", 5]
+    sentence = "Classes in a sample, by how it was drawn: "
+    ours = "ani1x has 7 balanced and 5 random among 10,000 structures"
+    assert findings(results("csi", csi=table))[-1].startswith(f"{sentence}{ours}; oc20-2m has 7 balanced and 5 random")
+    beside = findings(results("csi", csi=table, paper=numbers))[-1]
+    assert "ani1x has 7 balanced (paper: 2,434) and 5 random (paper: 1,032) among 10,000 structures" in beside
+    assert "500" not in beside
+    assert not any("Classes" in each for each in findings(results("csi", csi=table[~random])))
 
 
 def test_ranks_of_atoms_and_structures():

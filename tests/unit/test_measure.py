@@ -38,7 +38,7 @@ def test_the_nearest_comes_first(sets):
     assert near["terms"]["mean_term"] + near["terms"]["covariance_term"] == pytest.approx(near["value"])
     assert [entry["share"] for entry in near["by_share"]] == [1.0, 0.5, 0.25]
     assert (near["upstream_structures"], near["upstream_atoms"], found["downstream_structures"]) == (200, 600, 100)
-    assert near["upstream_population"] == 200
+    assert (near["upstream_population"], near["upstream_sampling"], near["upstream_classes"]) == (200, "random", 3)
 
 
 def test_without_an_error_bar_the_plain_value_ranks(sets, embedding):

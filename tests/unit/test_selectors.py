@@ -203,6 +203,13 @@ def test_one_seed_has_no_intervals():
     )
 
 
+@pytest.mark.filterwarnings("error")
+def test_two_seeds_that_disagree_bound_nothing():
+    table = selector_table(distances({"t": [1, 2, 3, 4]}), runs({"t": [[10, 40], [20, 60], [30, 90], [40, 95]]}))
+    found = rows_of(table).loc["t"]
+    assert found["regret"] == 0 and found["regret_low"] == 0 and 10 < found["regret_high"] < math.inf
+
+
 def test_what_is_no_upstream_or_was_not_finetuned_does_not_count():
     errors = runs({"t": spread([10, 20, 30]), "alone": spread([10])})
     errors = pd.concat([errors, errors[errors["init"] == "a"].assign(init="scratch", mae=1.0)])

@@ -12,7 +12,7 @@ import pandas as pd
 from atomcsi.experiments import Experiment
 from atomcsi.files import atomic_path, read_json, versions, write_json
 from atomcsi.measure import distance_table, read_measurements
-from atomcsi.paper import PaperNumbers, read_paper_numbers
+from atomcsi.paper import PaperNumbers, read_paper_numbers, with_published_budgets
 from atomcsi.report.drawing import save, styled
 from atomcsi.report.experiment_figures import PLOTS
 from atomcsi.report.experiment_findings import FINDINGS
@@ -32,7 +32,8 @@ class Results:
         scale: ``demo`` or ``full``.
         csi: Distances in long form (:func:`atomcsi.measure.distance_table`), with the ``label`` of their comparison.
         finetuning: One row per finetuning, but one for all folds of a dataset, with their mean error: ``backbone``,
-            ``init``, ``structures`` and ``epochs`` of its pretraining (0 from scratch), ``budget`` (their product),
+            ``init``, ``structures`` and ``epochs`` of its pretraining (0 from scratch, and of checkpoints whose
+            budget nobody told), ``budget`` (their product),
             ``task``, ``dataset``, ``unit``, ``seed``, ``mae``, ``test_structures``, and ``gpu_hours``, ``kwh`` and
             ``seconds`` of its pretraining.
         ranks: Effective ranks (:func:`atomcsi.effective_rank.effective_ranks`).
@@ -89,14 +90,18 @@ class Results:
             _finetuning(read_json(path, METRICS_SCHEMA), start, costs.get(start["card"]))
             for path, start in zip(metrics, starts, strict=True)
         ]
+        numbers = None if paper is None else read_paper_numbers(paper)
+        finetuning = pd.DataFrame(rows)
+        if numbers is not None and len(finetuning):
+            finetuning = with_published_budgets(finetuning, numbers)
         return cls(
             name=name,
             experiment=experiment,
             scale=scale,
             csi=pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),
-            finetuning=_over_folds(pd.DataFrame(rows)),
+            finetuning=_over_folds(finetuning),
             ranks=pd.DataFrame() if ranks is None else pd.read_csv(ranks),
-            paper=None if paper is None else read_paper_numbers(paper),
+            paper=numbers,
         )
 
 

@@ -16,9 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from atomcsi.paper import published
 from atomcsi.quantities import number
 from atomcsi.report.drawing import CHOICE, FAINT, INK, PALE, PLAIN, WIDTH, panels, plain_log, plural, seed_count, series
-from atomcsi.report.experiment_table import KEYS, contests, error_table, published, short
+from atomcsi.report.experiment_table import KEYS, contests, error_table, short
 from atomcsi.report.outcome import SCRATCH, unit_name
 from atomcsi.report.selectors import selector_table
 from atomcsi.report.selectors_figure import selectors_figure

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from atomcsi.paper import same_csi_order, same_order
+from atomcsi.paper import PaperNumbers, same_csi_order, same_order
 from atomcsi.quantities import number
 from atomcsi.report import selector_verdicts
 from atomcsi.report.drawing import plural
@@ -38,7 +38,29 @@ def csi(results: Results, table: pd.DataFrame) -> list[str]:
     if results.paper is not None:
         orders = same_csi_order(results.csi[results.csi["label"] == labels[0]], results.paper)
         sentences.append(f"CSI is {_in_order(orders, 'downstream dataset')}; the paper tells it of the ends only.")
-    return sentences
+    return [*sentences, *_classes(results)]
+
+
+def _classes(results: Results) -> list[str]:
+    """Counts the classes in samples of the same size that were drawn in different ways, beside the paper's counts."""
+    keys = ["upstream", "upstream_structures", "upstream_sampling"]
+    counts = results.csi.drop_duplicates(keys).set_index(keys)["upstream_classes"].unstack()
+    if counts.shape[1] < 2:
+        return []
+    found = []
+    for (upstream, structures), ways in counts.dropna().iterrows():
+        theirs = {} if results.paper is None else _counted_by_paper(results.paper, upstream, structures)
+        beside = {way: f" (paper: {count:,})" for way, count in theirs.items()}
+        told = [f"{int(count):,} {way}{beside.get(way, '')}" for way, count in ways.items()]
+        found.append(f"{upstream} has {listed(told)} among {structures:,} structures")
+    return [f"Classes in a sample, by how it was drawn: {'; '.join(found)}."] if found else []
+
+
+def _counted_by_paper(paper: PaperNumbers, upstream: str, structures: int) -> Mapping[str, int]:
+    """Classes by way of drawing, as far as the paper counts them in samples of that size."""
+    table = paper.unique_classes
+    rows = table[(table["dataset"] == upstream) & (table["structures"] == structures)]
+    return rows[["random", "balanced"]].iloc[0].to_dict() if len(rows) else {}
 
 
 def _of_whom(nearest: pd.Series) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.ticker import EngFormatter
 
 from atomcsi.paper import KEYS as PAPER_KEYS
-from atomcsi.paper import compare
+from atomcsi.paper import compare, published
 from atomcsi.report.outcome import Errors, summarise
 
 if TYPE_CHECKING:
@@ -40,17 +40,13 @@ def error_table(results: Results) -> pd.DataFrame:
         table = table.merge(beside, on=PAPER_KEYS, how="left", validate="1:1")
         theirs = results.paper.finetuning
         theirs = theirs[published(theirs) & theirs["task"].isin(table["task"])]
+        theirs = theirs[~pd.MultiIndex.from_frame(theirs[PAPER_KEYS]).isin(pd.MultiIndex.from_frame(table[PAPER_KEYS]))]
         theirs = theirs.assign(budget=theirs["structures"] * theirs["epochs"], seeds=0)
         table = pd.concat([table, theirs.rename(columns={"mae": "paper"}).drop(columns="source")], ignore_index=True)
     several = table.groupby("init")[["structures", "epochs"]].transform("nunique").max(axis=1) > 1
     budgets = [budget_name(*found) for found in zip(table["structures"], table["epochs"], strict=True)]
     table.insert(2, "start", table["init"].where(~several, table["init"] + ", " + pd.Series(budgets)))
     return table
-
-
-def published(table: pd.DataFrame) -> pd.Series:
-    """Which rows are of models that others published (JMP), the paper's baselines: their own backbone and init."""
-    return table["backbone"] == table["init"]
 
 
 def budget_name(structures: int, epochs: int) -> str:

@@ -160,7 +160,8 @@ def _mean_draws(maes: np.ndarray, weights: np.ndarray, scale: np.ndarray) -> np.
         return np.full(len(weights), np.nan)
     deviations = np.where(there, maes - mean, 0.0)
     normal = weights @ deviations / math.sqrt(count * (count - 1))
-    return mean * np.exp(normal / np.sqrt(scale / (len(maes) - 1)) / mean)
+    # Two seeds bound nothing: a factor of a million keeps quotients of such draws finite.
+    return mean * np.exp(np.clip(normal / np.sqrt(scale / (len(maes) - 1)) / mean, *np.log([1e-6, 1e6])))
 
 
 def _selectors(distances: pd.DataFrame, datasets: Sequence[str]) -> Iterator[_Selector]:
