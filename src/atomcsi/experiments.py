@@ -58,6 +58,7 @@ class Experiment(Entry):
         title: Title of the figure.
         question: What it answers, in a sentence.
         source: Where the paper has it.
+        place: Where it stands among others in a report.
         plot: How it is drawn, see :mod:`atomcsi.report.experiment_figures`.
         tasks: Finetuning tasks; CSI is measured to their datasets.
         inits: What is finetuned: upstreams, mixes, ``scratch``.
@@ -71,6 +72,7 @@ class Experiment(Entry):
     title: str
     question: str
     source: str
+    place: PositiveInt | None = None
     plot: Plot
     tasks: list[Id] = Field(default_factory=list)
     inits: list[Id] = Field(default_factory=list)

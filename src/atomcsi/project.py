@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -207,6 +208,7 @@ def load_project(
     sources = [] if run.experiments is None else map(YamlSource, sorted((catalogue / "experiments").glob("*.yaml")))
     sources = {source.path.stem: source for source in sources}
     experiments = {name: read_experiment(source, run) for name, source in sources.items()}
+    experiments = dict(sorted(experiments.items(), key=lambda entry: (entry[1].place or math.inf, entry[0])))
     project = Project(run, datasets, tasks, extractors, backbones, mixes | run.mixes, experiments)
     check_run(project, run_source)
     unfit = {name: error for name, source in sources.items() if (error := reason_against(project, name, source))}
