@@ -58,7 +58,7 @@ class Experiment(Entry):
         title: Title of the figure.
         question: What it answers, in a sentence.
         source: Where the paper has it.
-        place: Where it stands among others in a report.
+        place: Where it stands in a report of all experiments; those without one come last.
         plot: How it is drawn, see :mod:`atomcsi.report.experiment_figures`.
         tasks: Finetuning tasks; CSI is measured to their datasets.
         inits: What is finetuned: upstreams, mixes, ``scratch``.

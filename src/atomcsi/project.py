@@ -44,8 +44,8 @@ class Project:
         extractors: Every extractor of the catalogue by id.
         backbones: Every backbone of the catalogue by id.
         mixes: Every mix that can be an init, by name.
-        experiments: Every experiment by name.
-        unfit: Why others, which need upstreams that the run does not have, cannot be done, by name.
+        experiments: Every experiment that the run has the upstreams for, by name, in the order of their places.
+        unfit: What is missing for the other experiments, by name.
     """
 
     run: RunConfig

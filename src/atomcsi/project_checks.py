@@ -76,15 +76,20 @@ def reason_against(project: Project, name: str, source: YamlSource) -> ConfigErr
 
     That is no mistake in its file, and matters to nobody who does not ask for it.
     """
-    run = project.run
-    for position, init in enumerate(project.experiments[name].inits):
+    needed = []
+    for init in project.experiments[name].inits:
         mix = project.mixes.get(init)
-        needed = [init] if mix is None else [*mix.datasets, *([mix.judge] if mix.kind == "ranked" else [])]
-        for dataset in needed:
-            if dataset in project.datasets and dataset not in run.upstream:
-                problem = f"needs {dataset}, which is not in the run's 'upstream'"
-                mend = "add it there, or leave the experiment out of 'experiments'"
-                return source.error(("inits", position), f"{problem} ({mend})")
+        needed += [init] if mix is None else [*mix.datasets, *([mix.judge] if mix.kind == "ranked" else [])]
+    # Features of a model that the run itself pretrains: results/pretrain/<backbone>/<init>/...
+    for comparison in project.experiments[name].comparisons:
+        spec = project.extractors.get(comparison.extractor)
+        parts = Path(spec.options.get("checkpoint", "") if spec else "").parts
+        needed += [parts[3]] if parts[:2] == ("results", "pretrain") else []
+    for dataset in needed:
+        known = dataset in project.datasets and project.datasets[dataset].role == "upstream"
+        if known and dataset not in project.run.upstream:
+            problem = f"this experiment needs {dataset}, which is not in the run's 'upstream'"
+            return source.error((), f"{problem} (add it there, or do without the experiment)")
     return None
 
 

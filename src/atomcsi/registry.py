@@ -61,7 +61,7 @@ STEPS = {
     "mix": 1,
     "effective_rank": 1,
     "score": 1,
-    "experiment": 1,
+    "experiment": 2,
     "train": 3,
     "finetune": 2,
 }

@@ -10,14 +10,15 @@ import pytest
 
 from atomcsi.errors import AtomcsiError
 from atomcsi.experiments import Experiment
-from atomcsi.files import read_json
-from atomcsi.paper import PaperNumbers, read_paper_numbers, with_published_budgets
+from atomcsi.files import read_json, write_json
+from atomcsi.paper import PaperNumbers, read_paper_numbers
 from atomcsi.report.experiment import SCHEMA, Results, write_experiment
 from atomcsi.report.experiment_figures import PLOTS
 from atomcsi.report.experiment_findings import FINDINGS
 from atomcsi.report.experiment_page import shown_experiments
 from atomcsi.report.experiment_table import error_table, short
 from atomcsi.report.page import templates
+from atomcsi.training.model_files import METRICS_SCHEMA
 
 UNITS = {"rmd17-aspirin-forces": "meV/angstrom", "qm9-u0": "meV"}
 ASPIRIN, QM9 = UNITS
@@ -128,10 +129,21 @@ def test_at_full_scale_the_papers_numbers_and_jmps_stand_beside_ours(numbers):
     assert table.loc[["jmp-s", "jmp-l"], "seeds"].tolist() == [0, 0]
 
 
-def test_our_finetuning_of_a_published_model_is_beside_the_papers(numbers):
-    ours = runs({("jmp-s", 0, 0): [7.0, 6.6], "scratch": [20.0, 21.0]}, backbone="jmp-s")
-    ours = with_published_budgets(ours, numbers)
-    table = error_table(results("finetuning", finetuning=ours, paper=numbers)).set_index("start")
+def test_our_finetuning_of_a_published_model_is_beside_the_papers(tmp_path):
+    metrics, starts = [], []
+    for init, seed, mae in (("jmp-s", 0, 7.0), ("jmp-s", 1, 6.6), ("scratch", 0, 20.0), ("scratch", 1, 21.0)):
+        metrics.append(tmp_path / f"{init}-{seed}.json")
+        found = {"task": ASPIRIN, "dataset": "rmd17-aspirin", "unit": UNITS[ASPIRIN], "seed": seed, "mae": mae}
+        write_json(metrics[-1], METRICS_SCHEMA, found | {"structures": 25})
+        starts.append({"backbone": "jmp-s", "init": init, "structures": 0, "epochs": 0, "family": None, "card": None})
+    paper = Path(__file__).parents[2] / "resources" / "paper"
+    found = Results.read("ours", entry("finetuning"), scale="full", metrics=metrics, starts=starts, paper=paper)
+    first, *_ = findings(found)
+    assert first == f"{ASPIRIN}: jmp-s has the least error, 6.80 meV/Å; scratch is 201% above, beyond the seeds."
+    table = error_table(found)
+    # Lines over the budget are of what was pretrained here.
+    assert FINDINGS["budget"](found, table) == ["Beside the paper's numbers: agrees within 5 % (1)."]
+    table = table.set_index("start")
     assert table.index.tolist() == ["jmp-s", "scratch", "jmp-l"]
     assert table.loc["jmp-s", ["seeds", "budget", "paper"]].tolist() == [2, 240_000_000, 6.7]
     assert table.loc["jmp-s", "verdict"] == "agrees within 5 %"
@@ -269,6 +281,12 @@ def test_classes_in_samples_beside_the_papers(numbers):
     assert "ani1x has 7 balanced (paper: 2,434) and 5 random (paper: 1,032) among 10,000 structures" in beside
     assert "500" not in beside
     assert not any("Classes" in each for each in findings(results("csi", csi=table[~random])))
+    # A third way, that only one size was drawn in, takes nothing from the others.
+    stratified = table[table["label"] == "few"].assign(label="more", upstream_sampling="stratified")
+    assert (
+        "ani1x has 7 balanced and 7 stratified among 500 structures; ani1x has 7 balanced and 5 random"
+        in findings(results("csi", csi=pd.concat([table, stratified])))[-1]
+    )
 
 
 def test_ranks_of_atoms_and_structures():

@@ -188,10 +188,35 @@ def test_experiments_that_need_other_upstreams_are_set_aside():
     project = load_project(content, path=ROOT / "config" / "demo.yaml", root=ROOT)
     assert {"csi", "budget", "effective-rank"} <= set(project.experiments)
     assert {"first-check", "main", "selectors", "difficulty"} <= set(project.unfit)
-    message = r"first-check.yaml:\d+: inits.1: needs oc20-mini, which is not in the run's 'upstream' \(add it"
+    message = r"first-check.yaml: this experiment needs oc20-mini, which is not in the run's 'upstream' \(add it"
     assert re.search(message, str(project.unfit["first-check"]))
     with pytest.raises(ConfigError, match=message):
         load_project(content | {"experiments": ["first-check"]}, path=ROOT / "config" / "demo.yaml", root=ROOT)
+    content |= {"upstream": ["oc20-mini", "oc22-mini"], "inits": ["oc22-mini"], "experiments": ["csi"]}
+    project = load_project(content, path=ROOT / "config" / "demo.yaml", root=ROOT)
+    assert "ani1x-mini" in str(project.unfit["design"])
+
+
+def test_experiments_stand_in_their_place(demo):
+    places = [experiment.place for experiment in demo.experiments.values()]
+    assert places == list(range(1, len(places) + 1)) and next(iter(demo.experiments)) == "first-check"
+
+
+def test_experiments_without_a_place_come_last(tmp_path):
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    path = tmp_path / "config" / "experiments"
+    for name in ("mine", "another"):
+        (path / f"{name}.yaml").write_text(re.sub(r"place: .*\n", "", (path / "csi.yaml").read_text()))
+    project = load_project(path=tmp_path / "config" / "demo.yaml", root=ROOT)
+    assert list(project.experiments)[-3:] == ["selectors", "another", "mine"]
+
+
+def test_a_downstream_dataset_is_no_init(tmp_path):
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    path = tmp_path / "config" / "experiments" / "first-check.yaml"
+    path.write_text(path.read_text().replace("inits: [ani1x,", "inits: [rmd17-mini,"))
+    with pytest.raises(ConfigError, match=r"first-check.yaml:\d+: inits: unknown init 'rmd17-mini'"):
+        load_project(path=tmp_path / "config" / "demo.yaml", root=ROOT)
 
 
 def test_experiments_cannot_have_the_name_of_a_figure():

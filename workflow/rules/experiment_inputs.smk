@@ -70,7 +70,10 @@ def numbers_of_the_paper(wildcards):
 
 
 def experiment_entry(wildcards):
-    return experiment_of(wildcards.experiment).model_dump(mode="json")
+    # Where it stands in a report changes nothing in its figure.
+    return experiment_of(wildcards.experiment).model_dump(
+        mode="json", exclude={"place"}
+    )
 
 
 def records_of_experiments(names):

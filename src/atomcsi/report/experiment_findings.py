@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from atomcsi.paper import PaperNumbers, same_csi_order, same_order
+from atomcsi.paper import PaperNumbers, published, same_csi_order, same_order
 from atomcsi.quantities import number
 from atomcsi.report import selector_verdicts
 from atomcsi.report.drawing import plural
@@ -45,10 +45,11 @@ def _classes(results: Results) -> list[str]:
     """Counts the classes in samples of the same size that were drawn in different ways, beside the paper's counts."""
     keys = ["upstream", "upstream_structures", "upstream_sampling"]
     counts = results.csi.drop_duplicates(keys).set_index(keys)["upstream_classes"].unstack()
-    if counts.shape[1] < 2:
-        return []
     found = []
-    for (upstream, structures), ways in counts.dropna().iterrows():
+    for (upstream, structures), row in counts.iterrows():
+        ways = row.dropna()
+        if len(ways) < 2:
+            continue
         theirs = {} if results.paper is None else _counted_by_paper(results.paper, upstream, structures)
         beside = {way: f" (paper: {count:,})" for way, count in theirs.items()}
         told = [f"{int(count):,} {way}{beside.get(way, '')}" for way, count in ways.items()]
@@ -147,7 +148,8 @@ def _noise(one: Errors, other: Errors) -> str:
 
 def budget(results: Results, table: pd.DataFrame) -> list[str]:
     """Says which start is best at which budget, what a larger one brings, and whether epochs or structures do more."""
-    pretrained = table[(table["epochs"] > 0) & (table["seeds"] > 0)].sort_values(["budget", "epochs"])
+    ours = (table["epochs"] > 0) & (table["seeds"] > 0) & ~published(table)
+    pretrained = table[ours].sort_values(["budget", "epochs"])
     pretrained = pretrained.assign(start=pretrained["init"])
     several = pretrained["backbone"].nunique() > 1
     every, courses, changes = [], [], []
@@ -240,9 +242,10 @@ def _against_paper(results: Results, alike: Sequence[pd.DataFrame]) -> list[str]
         return ["The paper has no numbers of this."]
     verdicts = [f"{verdict} ({count})" for verdict, count in Counter(known["verdict"]).most_common()]
     ordered = [same_order(some) for table in alike for _, some in table[table["seeds"] > 0].groupby("backbone")]
+    orders = pd.concat(ordered)
     return [
         f"Beside the paper's numbers: {listed(verdicts)}.",
-        f"Errors are {_in_order(pd.concat(ordered), 'comparison')}.",
+        *([f"Errors are {_in_order(orders, 'comparison')}."] if orders["pairs"].any() else []),
     ]
 
 
