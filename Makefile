@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What adds to the table of docs/reliability.md.
+FAULTS := tests/faults tests/slurm $(patsubst %,tests/unit/test_%.py,archives config extractors lmdb_damage resume unpickle)
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: help env demo paper test slurm-test fault-test docs docs-test lint bench lock unlock clean
@@ -41,7 +43,7 @@ slurm-test: env  ## Run the pipeline on a real SLURM of this machine alone, and 
 	pytest tests/slurm
 
 fault-test: env  ## Kill, starve and damage every step, many times: the table of docs/reliability.md
-	ATOMCSI_KILLS=8 pytest tests/faults tests/slurm --record
+	ATOMCSI_KILLS=8 pytest $(FAULTS) --record
 
 docs: env  ## Make the site of docs/: docs/_build/html/index.html
 	python -m sphinx --fail-on-warning --jobs auto docs docs/_build/html

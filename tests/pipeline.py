@@ -1,13 +1,23 @@
 """The pipeline as a user runs it, on a small config, in a folder of its own."""
 
+import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
+import numpy as np
+import pandas as pd
+
 ROOT = Path(__file__).parents[1]
+
+
+#: Fields and columns that tell how long something took, and what follows from that.
+_TIMES = re.compile("seconds$|^costs$|^gpu_hours$|^kwh$")
 
 
 class Run:
@@ -60,28 +70,62 @@ class Run:
         return {name: int(count) for name, count in rows}
 
     def results(self) -> dict[str, object]:
-        """Every number of the run but times, by file."""
+        """Everything that the run made, by file: records and tables without times, arrays, and bytes of all else.
+
+        Pages tell times, and what else they tell is in other files; logs and benchmarks are no results.
+        """
         found = {}
-        for path in sorted((self.folder / "results").rglob("*.json")):
-            content = json.loads(path.read_text())
-            for record in (content, *content.get("history", []), *content.get("upstreams", [])):
-                for key in [key for key in record if key.endswith("seconds") or key == "costs"]:
-                    del record[key]
-            found[str(path.relative_to(self.folder))] = content
+        for path in sorted((self.folder / "results").rglob("*")):
+            name = str(path.relative_to(self.folder))
+            if path.suffix in _CONTENT and not name.startswith(("results/logs/", "results/benchmarks/")):
+                found[name] = _CONTENT[path.suffix](path)
         return found
 
     def lost(self, whole: "Run") -> int:
-        """Bytes of another run's results that this one has not, or not so; of what says how long it took all else."""
+        """Bytes of another run's results that this one has not, or not so."""
         mine, results = self.results(), whole.results()
         different = [name for name in results if mine.get(name) != results[name]]
-        for suffix in (".lmdb", ".safetensors"):
-            for path in (whole.folder / "results").rglob(f"*{suffix}"):
-                name = str(path.relative_to(whole.folder))
-                if not (self.folder / name).exists() or (self.folder / name).read_bytes() != path.read_bytes():
-                    different.append(name)
         return sum((whole.folder / name).stat().st_size for name in different)
 
     def leftovers(self) -> list[str]:
         """What unfinished steps left behind."""
         found = (*self.folder.rglob(".*.tmp"), *self.folder.rglob("*.parts"), *self.folder.rglob("checkpoints"))
         return sorted(str(path.relative_to(self.folder)) for path in found)
+
+
+def _record(path: Path) -> object:
+    content = json.loads(path.read_text())
+    for record in (content, *content.get("history", []), *content.get("upstreams", [])):
+        for key in filter(_TIMES.search, list(record)):
+            del record[key]
+    return content
+
+
+def _table(path: Path) -> str:
+    table = pd.read_csv(path)
+    return table.drop(columns=[name for name in table if _TIMES.search(name)]).to_csv()
+
+
+def _arrays(path: Path) -> dict[str, str]:
+    found = {}
+
+    def take(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            values = np.asarray(item[()])
+            found[name] = _digest(repr(values.tolist()).encode() if values.dtype.hasobject else values.tobytes())
+
+    with h5py.File(path) as file:
+        file.visititems(take)
+    return found
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _bytes(path: Path) -> str:
+    return _digest(path.read_bytes())
+
+
+_CONTENT = {".json": _record, ".csv": _table, ".h5": _arrays}
+_CONTENT |= dict.fromkeys((".lmdb", ".safetensors", ".svg", ".png"), _bytes)

@@ -144,17 +144,25 @@ class Project:
         """Every dataset that the run needs, upstream first."""
         return [*self.run.upstream, *self.downstream]
 
+    @property
+    def reported_datasets(self) -> list[str]:
+        """Every dataset whose results the report shows: the run's, and those of its experiments' tasks."""
+        shown = (dataset for name in self.reported for dataset in self.downstream_of(self.experiments[name]))
+        return list(dict.fromkeys([*self.used_datasets, *shown]))
+
     def entries(self) -> dict[str, Any]:
-        """Returns the run config and the entries it uses as plain data; :meth:`from_entries` takes them back."""
+        """Returns the run config and the entries that its report uses as plain data; see :meth:`from_entries`."""
+        run, shown = self.run, [self.experiments[name] for name in self.reported]
+        known = [comparison.extractor for found in shown for comparison in found.comparisons if comparison.extractor]
         used = {
-            "datasets": self.used_datasets,
-            "tasks": self.run.tasks,
-            "extractors": [self.run.embedding.extractor],
-            "backbones": [self.run.backbone],
+            "datasets": self.reported_datasets,
+            "tasks": [*run.tasks, *(task for found in shown for task in found.tasks)],
+            "extractors": [run.embedding.extractor, *known],
+            "backbones": [run.backbone, *(backbone for found in shown for backbone in found.backbones)],
+            "mixes": [init for inits in (run.inits, *(found.inits for found in shown)) for init in inits],
+            "experiments": self.reported,
         }
-        shown = [self.run.inits, *(self.experiments[name].inits for name in self.reported)]
-        used["mixes"] = dict.fromkeys(init for inits in shown for init in inits if init in self.mixes)
-        used["experiments"] = self.reported
+        used["mixes"] = [name for name in used["mixes"] if name in self.mixes]
         # Where files were taken from changes nothing in the results.
         return {"run": self.run.model_dump(mode="json", exclude={"mirror"})} | {
             kind: {name: getattr(self, kind)[name].model_dump(mode="json") for name in names}

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -16,7 +17,7 @@ from pipeline import Run
 
 #: Kills of each rule's jobs; `make fault-test` sets it.
 KILLS = int(os.environ.get("ATOMCSI_KILLS", "0"))
-STEPS, ROUNDS = 15, 5
+STEPS, ROUNDS = 17, 5
 TARGETS = ("all", "results/effective_rank.csv")
 _SCRIPT = re.compile(r"\.snakemake/scripts/\w+\.(\w+)\.py")
 
@@ -43,6 +44,18 @@ def seconds_of_steps(run: Run) -> dict[str, float]:
         rule = path.relative_to(folder).with_suffix("").parts[0]
         seconds[rule].append(pd.read_csv(path, sep="\t")["s"].iloc[0])
     return {rule: min(found) for rule, found in seconds.items()}
+
+
+def everything(folder: Path) -> Run:
+    """A run of every rule but `fold_table` and `fetch_checkpoint`, which the small config has no data for."""
+    run = Run(folder)
+    run.edit(
+        "small.yaml",
+        "  balanced:",
+        "  hard: {kind: ranked, dataset: ani1x-mini, judge: ani1x-mini, part: hard}\n  balanced:",
+    )
+    run.edit("small.yaml", "inits: [ani1x-mini,", "experiments: [first]\ninits: [ani1x-mini, hard,")
+    return run
 
 
 class Killer:
@@ -72,16 +85,40 @@ class Killer:
 
 
 @pytest.mark.slow
+def test_a_lost_lock(tmp_path, ledger):
+    """Two Snakemakes do the same work beside each other; each file is then that of one of them, whole."""
+    target, options = "results/csi_matrix.csv", {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
+    assert whole(target).returncode == 0
+    first = subprocess.Popen(run.command(target), **options)
+    locks = run.folder / ".snakemake" / "locks"
+    while not (locks.exists() and any(locks.iterdir())):
+        assert first.poll() is None
+        time.sleep(0.02)
+    shutil.rmtree(locks)
+    second = subprocess.Popen(run.command(target), **options)
+    first.wait()
+    second.wait()
+    # Snakemake may miss its lock, or files that it was to make; the same command finds them.
+    run("--unlock")
+    found = run(target)
+    assert found.returncode == 0, found.stderr[-5000:]
+    lost = run.lost(whole)
+    assert lost == 0 and run.leftovers() == []
+    ledger.add("lost lock, and a second Snakemake in the folder", "whole files; same results", lost=lost)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(KILLS == 0, reason="takes minutes: make fault-test")
 def test_every_rule_survives_kills(tmp_path, ledger):
-    whole = Run(tmp_path / "whole")
+    whole = everything(tmp_path / "whole")
     found = whole(*TARGETS)
     assert found.returncode == 0, found.stderr[-5000:]
 
     killer, lost = Killer(seconds_of_steps(whole), KILLS, seed=0), 0
     # Some jobs end before their moment comes: a few runs, until every step has had its kills.
     for number in range(ROUNDS):
-        run = Run(tmp_path / f"killed-{number}")
+        run = everything(tmp_path / f"killed-{number}")
         output = tmp_path / f"output-{number}.txt"
         with output.open("w") as file:
             process = subprocess.Popen(run.command(*TARGETS, "--retries", "30"), stdout=file, stderr=subprocess.STDOUT)

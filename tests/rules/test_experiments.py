@@ -1,5 +1,6 @@
 """The experiments of the repository as rules."""
 
+import json
 import re
 import subprocess
 import sys
@@ -33,3 +34,26 @@ def test_all_experiments_at_demo_scale_share_their_pretrainings(tmp_path):
     assert set(trained) == set().union(*asked.values())
     assert ("gemnet-oc-tiny", "ani1x-mini", "0") in asked["main"] & asked["budget"] & asked["misaligned"]
     assert len(trained) < sum(map(len, asked.values()))
+
+
+def test_every_figure_from_its_target_needs_no_more_than_its_own(tmp_path):
+    """A dry run of each: its finetunings and pretrainings, and beyond them one model that judges or embeds at most."""
+    project = load_project(path=ROOT / "config" / "demo.yaml", root=ROOT)
+    options = ["--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "--workflow-profile", "none"]
+    options += ["--profile", ROOT / "profiles" / "local", "--configfile", ROOT / "config" / "demo.yaml"]
+    plans = [[f"results/figures/{name}.svg", *map(str, options)] for name in project.experiments]
+    planning = [sys.executable, ROOT / "tests" / "docs" / "planning.py"]
+    found = subprocess.run(planning, input=json.dumps(plans), cwd=ROOT, capture_output=True, text=True, timeout=600)
+    for (name, experiment), (code, said) in zip(project.experiments.items(), json.loads(found.stdout), strict=True):
+        assert code == 0, f"{name}: {said[-3000:]}"
+        jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE)}
+        cells = project.cells(experiment)
+        trained = {
+            (cell.backbone, cell.start.name, cell.seed) for cell in cells if cell.start.name in project.pretrainings
+        }
+        assert jobs["experiment"] == 1 and jobs.get("finetune", 0) == len(cells), name
+        extra = 1 if name in ("difficulty", "design", "selectors") else 0
+        assert len(trained) <= jobs.get("pretrain", 0) <= len(trained) + extra, name
+        measured = {(found.comparison, found.aggregation, found.distance, found.downstream)
+                    for found in project.measurements(experiment)}  # fmt: skip
+        assert jobs.get("csi", 0) == (len(measured) if experiment.measures else 0), name

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,10 @@ def test_all_in_spite_of_everything(pipeline, cluster, local, ledger):
 
     # Snakemake itself is killed; its jobs are orphans, which the documented command names.
     snakemake.signal(signal.SIGKILL)
+    # What had long been done: Snakemake asks for its jobs every few seconds.
+    outputs = (path for kind in ("lmdb", "h5") for path in run.folder.glob(f"results/**/*.{kind}"))
+    done = {path: path.stat().st_mtime_ns for path in outputs if time.time() - path.stat().st_mtime > 15}
+    assert done
     orphans = cluster.jobs()
     named = shell(ORPHANS, run.folder)
     assert orphans and all(number in named and what in named for number, what in orphans.items()), named
@@ -88,6 +93,7 @@ def test_all_in_spite_of_everything(pipeline, cluster, local, ledger):
     assert states[victim] == "CANCELLED"
     # What had been done before was not done again.
     assert "Convert" not in found.stderr and "Convert" in snakemake.output.read_text()
+    assert {path: path.stat().st_mtime_ns for path in done} == done
     results = run.results()
     assert sorted(results) == sorted(local.results())
     for name, expected in local.results().items():
@@ -133,6 +139,22 @@ def test_a_training_whose_time_is_up_saves_and_goes_on(pipeline, cluster, local,
     # Six steps of four structures an epoch.
     assert f"resumes at {4 * (int(stopped[1]) - 1)} of {epochs * 24} structures" in log, log
     ledger.add("SLURM: time limit of a training", "warned, saved, went on at that step")
+
+
+def test_a_requeued_training_goes_on(pipeline, cluster, local, ledger):
+    """As after a preemption, or the loss of a node: SLURM starts the job again by itself, and Snakemake waits."""
+    card = "results/pretrain/gemnet-oc-test/ani1x-mini/seed0/model.json"
+    run = pipeline()
+    snakemake = Started(run, card)
+    snakemake.waits_until(lambda: list((run.folder / "results").rglob("last.ckpt")), "a checkpoint")
+    (number,) = cluster.jobs("RUNNING")
+    shell(f"scontrol requeue {number}", run.folder)
+    assert snakemake.process.wait(300) == 0, snakemake.output.read_text()[-5000:]
+    log = (run.folder / "results" / "logs" / "pretrain" / "gemnet-oc-test" / "ani1x-mini" / "seed0.log").read_text()
+    assert "resumes at" in log, log
+    assert "Trying to restart" not in snakemake.output.read_text()
+    assert run.results()[card] == local.results()[card]
+    ledger.add("SLURM: training requeued by SLURM", "goes on at its checkpoint; same model", lost=0)
 
 
 def test_ctrl_c_leaves_no_job_in_the_queue(pipeline, cluster, ledger):

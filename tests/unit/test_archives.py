@@ -87,13 +87,14 @@ def test_nested_archives(tmp_path, outer, inner):
         ("x.zip", zip_of({"a": bytes(9999)})[:-20], "cannot be unpacked"),
     ],
 )
-def test_bad_archives(tmp_path, name, content, problem):
+def test_bad_archives(tmp_path, name, content, problem, ledger):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=problem) as caught:
         unpack(tmp_path / name, tmp_path / "raw")
     assert caught.value.mend
     assert {path.name for path in tmp_path.iterdir()} <= {name, "raw"}
     assert not (tmp_path / "raw" / "link").exists()
+    ledger.add("archive that leads outside, or is cut short", "refused by name; nothing was written outside")
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -115,7 +116,7 @@ def test_an_absolute_name_is_made_relative(tmp_path, form):
     ],
     ids=["tar", "zip", "nested", "many"],
 )
-def test_bombs(tmp_path, monkeypatch, name, content):
+def test_bombs(tmp_path, monkeypatch, name, content, ledger):
     # A gigabyte would take long to unpack.
     monkeypatch.setattr(archives, "_SMALL", 1 << 20)
     monkeypatch.setattr(archives, "_LARGEST_RATIO", 50)
@@ -123,6 +124,7 @@ def test_bombs(tmp_path, monkeypatch, name, content):
     with pytest.raises(InputError, match="grows to more than"):
         unpack(tmp_path / name, tmp_path / "raw")
     assert sum(map(len, files_below(tmp_path / "raw").values())) <= 2 << 20
+    ledger.add("archive that grows without bounds", "refused by name before it fills the disk")
 
 
 def test_archives_within_archives_within_archives(tmp_path):

@@ -137,10 +137,11 @@ def test_missing_config(tmp_path):
         load_project(path=tmp_path / "demo.yaml")
 
 
-def test_yaml_tags_are_refused(catalogue, repository):
+def test_yaml_tags_are_refused(catalogue, repository, ledger):
     path = catalogue("demo.yaml", "distance: frechet", "distance: !!python/object/apply:os.system ['true']")
     with pytest.raises(ConfigError, match="is no valid YAML"):
         load_project(path=path, root=repository)
+    ledger.add("YAML tag that calls a program", "refused by name; nothing was run")
 
 
 def test_every_task_fits_its_dataset(repository):
@@ -161,7 +162,7 @@ def test_entries_round_trip(repository):
     project = load_project(path=repository / "config" / "demo.yaml", root=repository)
     again = Project.from_entries(project.entries())
     assert again.run == project.run
-    assert again.datasets == {name: project.datasets[name] for name in project.used_datasets}
+    assert again.datasets == {name: project.datasets[name] for name in project.reported_datasets}
 
 
 def test_the_papers_finetunings(repository):

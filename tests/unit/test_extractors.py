@@ -276,7 +276,7 @@ class TestCheckpoints:
                 target.writestr(name, data)
         EquiformerV2Extractor(checkpoint=old)
 
-    def test_code_is_refused(self, tmp_path):
+    def test_code_is_refused(self, tmp_path, ledger):
         marker = tmp_path / "executed"
 
         class Hostile:
@@ -288,6 +288,7 @@ class TestCheckpoints:
         with pytest.raises(InputError, match=r"hostile\.pt: holds '\w+\.system', .* was not run"):
             EquiformerV2Extractor(checkpoint=path)
         assert not marker.exists()
+        ledger.add("checkpoint with code", "refused by name; nothing was run")
 
     def test_missing_file(self, tmp_path):
         with pytest.raises(InputError, match="no such checkpoint"):

@@ -214,7 +214,7 @@ def test_reading_ahead_changes_nothing(splits, tmp_path, monkeypatch, whole):
     assert outcome(tmp_path / "cut") == whole
 
 
-def test_a_killed_worker(splits, tmp_path, monkeypatch, whole):
+def test_a_killed_worker(splits, tmp_path, monkeypatch, whole, ledger):
     """As the kernel does when memory runs out."""
     with monkeypatch.context() as patch:
         at_step(patch, 5, lambda: os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL))
@@ -223,6 +223,7 @@ def test_a_killed_worker(splits, tmp_path, monkeypatch, whole):
             run(splits, tmp_path / "cut", workers=1)
     run(splits, tmp_path / "cut", workers=0)
     assert outcome(tmp_path / "cut") == whole
+    ledger.add("DataLoader worker killed, as for want of memory", "one message at once; goes on at that step", lost=0)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -298,10 +299,11 @@ def test_checkpoints_that_are_all_damaged(splits, tmp_path):
         checkpoints.read_checkpoint(work / "last.ckpt")
 
 
-def test_a_checkpoint_with_code(tmp_path):
+def test_a_checkpoint_with_code(tmp_path, ledger):
     torch.save({"training": os.system}, tmp_path / "last.ckpt")
     with pytest.raises(InputError, match="is no readable checkpoint"):
         checkpoints.read_checkpoint(tmp_path / "last.ckpt")
+    ledger.add("checkpoint with code", "refused by name; nothing was run")
 
 
 def test_changed_settings_start_afresh(splits, tmp_path):

@@ -45,13 +45,14 @@ def test_plain_reads_builtins_and_numpy_scalars(tmp_path):
 
 @pytest.mark.parametrize("load", [load_plain, load_pyg_data])
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_hostile_pickle_runs_nothing(tmp_path, load, protocol):
+def test_hostile_pickle_runs_nothing(tmp_path, load, protocol, ledger):
     trace = tmp_path / "trace"
     hostile = pickle.dumps({"pos": Calls(os.system, f"touch {trace}")}, protocol)
     with pytest.raises(InputError, match=r"asks for (posix|nt)\.system") as caught:
         load(hostile, path="data.0000.lmdb", record="7")
     assert str(caught.value).startswith("data.0000.lmdb: 7: ")
     assert not trace.exists()
+    ledger.add("pickle that calls a program", "refused by name; nothing was run")
 
 
 @pytest.mark.parametrize("function", [eval, exec, getattr, __import__])

@@ -44,6 +44,22 @@ def cards_of_experiment(wildcards):
     return [card for card in cards if card is not None]
 
 
+def metrics_of_reported_experiments(wildcards):
+    cells = [
+        cell for name in PROJECT.reported for cell in PROJECT.cells(EXPERIMENTS[name])
+    ]
+    return list(
+        dict.fromkeys(f"{finetuning_folder(cell)}/metrics.json" for cell in cells)
+    )
+
+
+def cards_of_reported_experiments(wildcards):
+    cells = [
+        cell for name in PROJECT.reported for cell in PROJECT.cells(EXPERIMENTS[name])
+    ]
+    return [card for card in dict.fromkeys(map(card_of, cells)) if card is not None]
+
+
 def starts_of_experiment(wildcards):
     return [
         {

@@ -72,6 +72,11 @@ rule html_report:
             "results/figures/{figure}.svg", figure=[*CSI_FIGURES, *TRAINING_FIGURES]
         ),
         experiments=records_of_experiments(PROJECT.reported),
+        # What all trainings took: those of the run itself, and those of experiments.
+        named_metrics=metrics_of_named_inits,
+        choice_metrics=metrics_of_the_choice,
+        experiment_metrics=metrics_of_reported_experiments,
+        experiment_cards=cards_of_reported_experiments,
     output:
         page=report(
             "results/report.html",

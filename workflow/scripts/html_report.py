@@ -9,6 +9,7 @@ from atomcsi.project import Project
 from atomcsi.report.experiment_page import shown_experiments
 from atomcsi.report.page import merged_versions, write_report
 from atomcsi.report.tables import Tables
+from atomcsi.training.tables import finetuning_table, pretraining_table
 
 with job(snakemake.log[0]):
     tables = Tables.read(
@@ -20,6 +21,10 @@ with job(snakemake.log[0]):
         pretraining=snakemake.input.pretraining,
         cards=[*snakemake.input.named, *snakemake.input.choice],
     )
+    own = {*snakemake.input.named, *snakemake.input.choice, *snakemake.input.named_metrics}
+    own |= {*snakemake.input.choice_metrics}
+    cards = [path for path in snakemake.input.experiment_cards if path not in own]
+    metrics = [path for path in snakemake.input.experiment_metrics if path not in own]
     embeddings = [Embedding(path).provenance for path in snakemake.input.embeddings]
     write_report(
         Path(snakemake.output.page),
@@ -28,6 +33,7 @@ with job(snakemake.log[0]):
         figures={Path(path).stem: Path(path) for path in snakemake.input.figures},
         experiments=shown_experiments([Path(path) for path in snakemake.input.experiments]),
         more_experiments=snakemake.params.more_experiments,
+        more_trainings={"pretraining": pretraining_table(cards), "finetuning": finetuning_table(metrics)},
         # What trained and embedded may be of another day or machine than what writes the page.
         provenance={
             "versions that embedded": merged_versions(provenance["versions"] for provenance in embeddings),

@@ -48,6 +48,7 @@ def write_report(
     provenance: Mapping[str, Any],
     experiments: Sequence[Mapping[str, Any]] = (),
     more_experiments: Sequence[Mapping[str, str]] = (),
+    more_trainings: Mapping[str, pd.DataFrame] | None = None,
 ) -> None:
     """Writes the report of a run.
 
@@ -59,6 +60,8 @@ def write_report(
         provenance: What else the numbers come from, such as ``versions`` and ``seeds``; nested as you like.
         experiments: The experiments to show (:func:`atomcsi.report.experiment_page.shown_experiments`).
         more_experiments: ``name``, ``title`` and ``question`` of those that the project has beyond them.
+        more_trainings: Tables of trainings that only these experiments needed
+            (:func:`atomcsi.training.tables.pretraining_table`, ``finetuning_table``), by what they are called.
     """
     run = project.run
     outcomes = [
@@ -101,10 +104,15 @@ def write_report(
             mixes=best_mixes(tables),
             least_p=least_p(len(run.upstream)),
             costs=costs(tables, {outcome.selected for outcome in outcomes}),
+            more_costs=[
+                {"step": step, "runs": len(table)} | table[["seconds", "budget", "gpu_hours", "kwh"]].sum().to_dict()
+                for step, table in (more_trainings or {}).items()
+                if len(table)
+            ],
             figures={name: inline_svg(file, name) for name, file in figures.items()},
             experiments=experiments,
             more_experiments=more_experiments,
-            datasets={name: project.datasets[name] for name in project.used_datasets},
+            datasets={name: project.datasets[name] for name in project.reported_datasets},
             provenance={
                 key: yaml.safe_dump(value, sort_keys=False) if isinstance(value, Mapping | list) else value
                 for key, value in provenance.items()

@@ -31,7 +31,7 @@ def finetuning_table(metrics: Sequence[Path]) -> pd.DataFrame:
     """One row per finetuning: task, init, seed, MAE in the task's unit, what it averages over, GPU-hours, kWh."""
     left_out = ["schema", "by_element", "by_class", "costs"]
     found = (read_json(path, METRICS_SCHEMA) for path in metrics)
-    return pd.DataFrame([{**record, **_costs(record)} for record in found]).drop(columns=left_out)
+    return pd.DataFrame([{**record, **_costs(record)} for record in found]).drop(columns=left_out, errors="ignore")
 
 
 def fold_table(finetuning: pd.DataFrame, families: Mapping[str, str]) -> pd.DataFrame:
