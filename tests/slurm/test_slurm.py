@@ -22,8 +22,13 @@ class Started:
     def __init__(self, run: Run, *arguments: str) -> None:
         self.output = run.folder / "output.txt"
         with self.output.open("w") as file:
+            # Tests that run in the background may ignore Ctrl-C, and would hand that on.
             self.process = subprocess.Popen(
-                run.command(*arguments), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                run.command(*arguments),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def waits_until(self, condition, what: str) -> None:
