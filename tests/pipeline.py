@@ -70,16 +70,8 @@ class Run:
         return {name: int(count) for name, count in rows}
 
     def results(self) -> dict[str, object]:
-        """Everything that the run made, by file: records and tables without times, arrays, and bytes of all else.
-
-        Pages tell times, and what else they tell is in other files; logs and benchmarks are no results.
-        """
-        found = {}
-        for path in sorted((self.folder / "results").rglob("*")):
-            name = str(path.relative_to(self.folder))
-            if path.suffix in _CONTENT and not name.startswith(("results/logs/", "results/benchmarks/")):
-                found[name] = _CONTENT[path.suffix](path)
-        return found
+        """Everything that the run made, see results_of."""
+        return results_of(self.folder)
 
     def lost(self, whole: "Run") -> int:
         """Bytes of another run's results that this one has not, or not so."""
@@ -91,6 +83,19 @@ class Run:
         """What unfinished steps left behind."""
         found = (*self.folder.rglob(".*.tmp"), *self.folder.rglob("*.parts"), *self.folder.rglob("checkpoints"))
         return sorted(str(path.relative_to(self.folder)) for path in found)
+
+
+def results_of(folder: Path) -> dict[str, object]:
+    """Everything that a run in a folder made, by file: records and tables without times, arrays, bytes of all else.
+
+    Pages tell times, and what else they tell is in other files; logs and benchmarks are no results.
+    """
+    found = {}
+    for path in sorted((folder / "results").rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.suffix in _CONTENT and not name.startswith(("results/logs/", "results/benchmarks/")):
+            found[name] = _CONTENT[path.suffix](path)
+    return found
 
 
 def _record(path: Path) -> object:
