@@ -88,7 +88,7 @@ class Run:
 def results_of(folder: Path) -> dict[str, object]:
     """Everything that a run in a folder made, by file: records and tables without times, arrays, bytes of all else.
 
-    Pages tell times, and what else they tell is in other files; logs and benchmarks are no results.
+    Pages and model cards tell times, and what else they tell is in other files; logs and benchmarks are no results.
     """
     found = {}
     for path in sorted((folder / "results").rglob("*")):
@@ -117,11 +117,13 @@ def _arrays(path: Path) -> dict[str, str]:
     def take(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset):
             values = np.asarray(item[()])
-            found[name] = _digest(repr(values.tolist()).encode() if values.dtype.hasobject else values.tobytes())
+            content = repr(values.tolist()).encode() if values.dtype.hasobject else values.tobytes()
+            found[name] = f"{values.dtype} {values.shape} {_digest(content)}"
 
     with h5py.File(path) as file:
         file.visititems(take)
-    return found
+        provenance = json.loads(file.attrs.get("provenance", "{}"))
+    return found | {name: repr(value) for name, value in provenance.items() if not _TIMES.search(name)}
 
 
 def _digest(content: bytes) -> str:

@@ -76,15 +76,17 @@ def reason_against(project: Project, name: str, source: YamlSource) -> ConfigErr
 
     That is no mistake in its file, and matters to nobody who does not ask for it.
     """
+    experiment = project.experiments[name]
+    inits = list(experiment.inits)
+    # Features of a model that the run itself pretrains: results/pretrain/<backbone>/<init>/...
+    for comparison in experiment.comparisons:
+        spec = project.extractors.get(comparison.extractor)
+        parts = Path((spec and spec.options.get("checkpoint")) or "").parts
+        inits += parts[3:4] if parts[:2] == ("results", "pretrain") else []
     needed = []
-    for init in project.experiments[name].inits:
+    for init in inits:
         mix = project.mixes.get(init)
         needed += [init] if mix is None else [*mix.datasets, *([mix.judge] if mix.kind == "ranked" else [])]
-    # Features of a model that the run itself pretrains: results/pretrain/<backbone>/<init>/...
-    for comparison in project.experiments[name].comparisons:
-        spec = project.extractors.get(comparison.extractor)
-        parts = Path(spec.options.get("checkpoint", "") if spec else "").parts
-        needed += [parts[3]] if parts[:2] == ("results", "pretrain") else []
     for dataset in needed:
         known = dataset in project.datasets and project.datasets[dataset].role == "upstream"
         if known and dataset not in project.run.upstream:

@@ -3,7 +3,6 @@
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -87,16 +86,26 @@ class Killer:
 @pytest.mark.slow
 def test_a_lost_lock(tmp_path, ledger):
     """Two Snakemakes do the same work beside each other; each file is then that of one of them, whole."""
-    target, options = "results/csi_matrix.csv", {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    target = "results/csi_matrix.csv"
     whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
     assert whole(target).returncode == 0
-    first = subprocess.Popen(run.command(target), **options)
-    locks = run.folder / ".snakemake" / "locks"
-    while not (locks.exists() and any(locks.iterdir())):
+    outputs = [tmp_path / "first.txt", tmp_path / "second.txt"]
+
+    def start(output: Path) -> subprocess.Popen:
+        with output.open("w") as file:
+            return subprocess.Popen(run.command(target), stdout=file, stderr=subprocess.STDOUT)
+
+    first = start(outputs[0])
+    # It locks its inputs, its outputs, and only then runs jobs.
+    while "Execute" not in outputs[0].read_text():
         assert first.poll() is None
         time.sleep(0.02)
-    shutil.rmtree(locks)
-    second = subprocess.Popen(run.command(target), **options)
+    for lock in (run.folder / ".snakemake" / "locks").iterdir():
+        lock.unlink()
+    second = start(outputs[1])
+    while "Execute" not in outputs[1].read_text():
+        assert first.poll() is None and second.poll() is None, outputs[1].read_text()[-3000:]
+        time.sleep(0.02)
     first.wait()
     second.wait()
     # Snakemake may miss its lock, or files that it was to make; the same command finds them.

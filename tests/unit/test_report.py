@@ -382,15 +382,30 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def write_page(tables: Tables, folder, **options: str) -> str:
+def write_page(tables: Tables, folder, more_trainings=None, **options: str) -> str:
     figures = {name: folder / f"{name}.svg" for name in FIGURES}
     for name, path in figures.items():
         draw(name, tables, path)
     provenance = {"versions": {"atomcsi": "0.1.0"}, "made with": "<script>alert(1)</script>"}
     write_report(
-        folder / "r.html", project=make_project(**options), tables=tables, figures=figures, provenance=provenance
+        folder / "r.html",
+        project=make_project(**options),
+        tables=tables,
+        figures=figures,
+        provenance=provenance,
+        more_trainings=more_trainings,
     )
     return (folder / "r.html").read_text(encoding="utf-8")
+
+
+def test_trainings_of_experiments_only_are_summed_up_beside_the_runs_own(tables, tmp_path):
+    more = tables.pretraining.assign(seconds=3600.0, budget=1_000, gpu_hours=0.5, kwh=0.25)
+    trainings = {"pretraining": more, "finetuning": tables.finetuning.iloc[:0]}
+    page = Page(write_page(tables, tmp_path, more_trainings=trainings))
+    words = " ".join(" ".join(page.text).split())
+    runs = len(more)
+    row = f"pretraining for experiments only {runs} {duration(3600.0 * runs)} {1000 * runs:,} {number(0.5 * runs)}"
+    assert row in words and "finetuning for experiments only" not in words
 
 
 def test_the_page_holds_everything_and_loads_nothing(tables, tmp_path):
