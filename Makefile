@@ -31,7 +31,7 @@ demo: env  ## Answer the question on the embedded demo data: results/report.html
 	snakemake --profile profiles/local all
 	@echo "Open results/report.html"
 
-paper: env  ## Run every experiment of the paper, too, on the demo's stand-ins (45 minutes on two cores)
+paper: env  ## Run every experiment of the paper, too, on the demo's stand-ins (50 minutes on two cores)
 	snakemake --profile profiles/local all paper --config experiments=all
 	@echo "Open results/report.html"
 
