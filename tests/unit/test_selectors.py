@@ -210,6 +210,14 @@ def test_two_seeds_that_disagree_bound_nothing():
     assert found["regret"] == 0 and found["regret_low"] == 0 and 10 < found["regret_high"] < math.inf
 
 
+def test_an_order_that_chance_has_too_is_not_called_that_of_the_errors():
+    """Seeds that agree bound the correlation away from zero, but of 24 orders of four upstreams 10 do as well."""
+    found = selector_table(distances({"t": [1, 2, 4, 3]}), runs({"t": spread([20, 10, 30, 40])}))
+    row = rows_of(found).loc["t"]
+    assert row["spearman_low"] > 0 and row["p"] > 0.0834
+    assert "is not seen to be that of the errors" in verdicts(found)["CSI of net"]
+
+
 def test_what_is_no_upstream_or_was_not_finetuned_does_not_count():
     errors = runs({"t": spread([10, 20, 30]), "alone": spread([10])})
     errors = pd.concat([errors, errors[errors["init"] == "a"].assign(init="scratch", mae=1.0)])

@@ -95,13 +95,15 @@ def _order(row: pd.Series, table: pd.DataFrame) -> str:
         return "It puts the upstreams in no order."
     low, high = row["spearman_low"], row["spearman_high"]
     words = "agrees with" if low > 0 else "is opposed to" if high < 0 else "is not seen to be"
+    upstreams = int(_tasks(table, row["selector"])["n"].max())
+    least = least_p(upstreams)
+    # The interval is of other seeds, p of the chance that any order has; few upstreams cannot make it smaller.
+    words = "is not seen to be" if row["p"] > max(_SIGNIFICANT, least) else words
     words = "compares with" if math.isnan(low) else words
     interval = "" if math.isnan(low) else f", 95 % interval {signed(low)} to {signed(high)}"
     sentence = f"Its order of the upstreams {words} that of the errors (Spearman {signed(row['spearman'])}{interval}"
     if math.isnan(row["p"]):
         return f"{sentence})."
-    upstreams = int(_tasks(table, row["selector"])["n"].max())
-    least = least_p(upstreams)
     sentence += f"; p = {number(row['p'])})"
     if least > _SIGNIFICANT:
         return f"{sentence}; {upstreams} upstreams cannot give p below {number(least)}: too few to exclude chance."
