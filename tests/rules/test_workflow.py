@@ -300,10 +300,11 @@ def test_kill_9_and_resume(finished, tmp_path, target, sign, resumed):
     run = Run(tmp_path)
     wait_and_kill(run, target, sign)
     assert run("--unlock").returncode == 0
-    found = run(target)
+    found = run("all")
     assert found.returncode == 0, found.stderr[-5000:]
     assert any(resumed in line and "resumes at" in line for line in found.stderr.splitlines())
     resumed_results, whole = run.results(), finished.results()
-    assert (run.folder / target).exists() and resumed_results
-    for name in resumed_results:
+    records, expected = (sorted(name for name in each if name.endswith(".json")) for each in (resumed_results, whole))
+    assert records == expected
+    for name in (target, *records):
         assert resumed_results[name] == whole[name], name
