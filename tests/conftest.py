@@ -20,6 +20,11 @@ def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="write what was survived into docs/reliability.md")
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Names bytes by their argument: an id made of a content may hold the time, which each worker reads anew."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def ledger(request):
     """Takes down the faults that the tests injected, for docs/reliability.md."""
