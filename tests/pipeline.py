@@ -81,7 +81,8 @@ class Run:
 
     def leftovers(self) -> list[str]:
         """What unfinished steps left behind."""
-        found = (*self.folder.rglob(".*.tmp"), *self.folder.rglob("*.parts"), *self.folder.rglob("checkpoints"))
+        results = self.folder / "results"
+        found = (*self.folder.rglob(".*.tmp"), *self.folder.rglob("*.parts"), *results.rglob("checkpoints"))
         return sorted(str(path.relative_to(self.folder)) for path in found)
 
 

@@ -1,5 +1,6 @@
 """kill -9 of the jobs of every rule, at random moments."""
 
+import contextlib
 import os
 import random
 import re
@@ -12,17 +13,38 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import torch
 from pipeline import Run
+from published_checkpoint import SMALL, publish, small_config
+
+# isort: split
+from fairchem.core.models.equiformer_v2.equiformer_v2 import EquiformerV2Backbone
 
 #: Kills of each rule's jobs; `make fault-test` sets it.
 KILLS = int(os.environ.get("ATOMCSI_KILLS", "0"))
-STEPS, ROUNDS = 17, 5
+RULES, ROUNDS = 19, 5
 TARGETS = ("all", "results/effective_rank.csv")
-_SCRIPT = re.compile(r"\.snakemake/scripts/\w+\.(\w+)\.py")
+_FETCHED = """
+title: An extractor whose checkpoint is fetched
+question: Does it come?
+source: not in the paper
+plot: csi
+tasks: [rmd17-mini-forces]
+comparisons: [{label: fetched, extractor: fetched}]
+"""
+_EXTRACTOR = """
+fetched:
+  implementation: equiformer-v2
+  source: {name: small.pt, url: "http://localhost:9/small.pt"}
+  max_atoms: 256
+  max_edges: 9000
+"""
+_SCRIPT = re.compile(r"\.snakemake/scripts/\w+\.py$")
+_LOG = re.compile(rb"results/logs/(\w+)")
 
 
-def step_of(process: psutil.Process) -> str | None:
-    """The step that a process runs: a command of ours or a rule's script."""
+def rule_of(process: psutil.Process) -> str | None:
+    """The rule whose job a process is: a command of ours, or the script of a rule, which names the job's log."""
     try:
         command = process.cmdline()
     except psutil.Error:
@@ -31,11 +53,15 @@ def step_of(process: psutil.Process) -> str | None:
         return None
     if len(command) > 2 and Path(command[1]).name == "atomcsi":
         return command[2]
-    found = _SCRIPT.search(" ".join(command))
-    return found[1] if found else None
+    script = next(filter(_SCRIPT.search, command), None)
+    # A script is removed when its job is done.
+    with contextlib.suppress(FileNotFoundError):
+        if script and (found := _LOG.search(Path(script).read_bytes())):
+            return found[1].decode()
+    return None
 
 
-def seconds_of_steps(run: Run) -> dict[str, float]:
+def seconds_of_rules(run: Run) -> dict[str, float]:
     """How long the fastest job of each rule took."""
     folder = run.folder / "results" / "benchmarks"
     seconds = defaultdict(list)
@@ -46,19 +72,33 @@ def seconds_of_steps(run: Run) -> dict[str, float]:
 
 
 def everything(folder: Path) -> Run:
-    """A run of every rule but `fold_table` and `fetch_checkpoint`, which the small config has no data for."""
+    """A run of every rule: with a mix of hard structures, a task that is a fold, and an extractor that is fetched."""
     run = Run(folder)
+    config = folder / "config"
     run.edit(
         "small.yaml",
         "  balanced:",
         "  hard: {kind: ranked, dataset: ani1x-mini, judge: ani1x-mini, part: hard}\n  balanced:",
     )
-    run.edit("small.yaml", "inits: [ani1x-mini,", "experiments: [first]\ninits: [ani1x-mini, hard,")
+    run.edit("small.yaml", "inits: [ani1x-mini,", "experiments: [first, fetched]\ninits: [ani1x-mini, hard,")
+    run.edit("small.yaml", "title:", f"mirror: {folder / 'mirror'}\ntitle:")
+    split = "gap: hartree}\n  split: {kind: "
+    run.edit(
+        "datasets.yaml",
+        f"{split}random, train: rest, val: 20, test: 20",
+        f"{split}folds, fold: 0, folds: 30, val: 0.03",
+    )
+    (config / "experiments" / "fetched.yaml").write_text(_FETCHED)
+    with (config / "extractors.yaml").open("a") as extractors:
+        extractors.write(_EXTRACTOR)
+    (folder / "mirror").mkdir()
+    torch.manual_seed(0)
+    publish(folder / "mirror" / "small.pt", EquiformerV2Backbone(**SMALL), config=small_config())
     return run
 
 
 class Killer:
-    """Kills the jobs of a running Snakemake: every step a number of times, at moments that the seed says."""
+    """Kills the jobs of a running Snakemake: every rule's a number of times, at moments that the seed says."""
 
     def __init__(self, seconds: dict[str, float], kills: int, seed: int) -> None:
         self._seconds, self._kills = seconds, kills
@@ -70,17 +110,17 @@ class Killer:
         """Kills jobs whose moment has come, and draws moments for those that have started."""
         now = time.time()
         for process in snakemake.children(recursive=True):
-            step = step_of(process)
-            if step is None or self.killed.get(step, 0) >= self._kills:
+            rule = rule_of(process)
+            if rule is None or self.killed.get(rule, 0) >= self._kills:
                 continue
             if process not in self._moments:
                 # At any moment, but more often early: a job that is done cannot be killed any more.
                 share = self._generator.random() ** 2
-                self._moments[process] = process.create_time() + share * self._seconds.get(step, 2.0)
+                self._moments[process] = process.create_time() + share * self._seconds.get(rule, 2.0)
             if now >= self._moments[process]:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                self.killed[step] = self.killed.get(step, 0) + 1
+                self.killed[rule] = self.killed.get(rule, 0) + 1
 
 
 @pytest.mark.slow
@@ -124,8 +164,8 @@ def test_every_rule_survives_kills(tmp_path, ledger):
     found = whole(*TARGETS)
     assert found.returncode == 0, found.stderr[-5000:]
 
-    killer, lost = Killer(seconds_of_steps(whole), KILLS, seed=0), 0
-    # Some jobs end before their moment comes: a few runs, until every step has had its kills.
+    killer, lost = Killer(seconds_of_rules(whole), KILLS, seed=0), 0
+    # Some jobs end before their moment comes: a few runs, until every rule has had its kills.
     for number in range(ROUNDS):
         run = everything(tmp_path / f"killed-{number}")
         output = tmp_path / f"output-{number}.txt"
@@ -141,9 +181,9 @@ def test_every_rule_survives_kills(tmp_path, ledger):
         assert finished.returncode == 0, output.read_text()[-5000:] + finished.stderr[-5000:]
         lost += run.lost(whole)
         assert lost == 0 and run.leftovers() == []
-        if len(killer.killed) == STEPS and min(killer.killed.values()) == KILLS:
+        if len(killer.killed) == RULES and min(killer.killed.values()) == KILLS:
             break
 
-    assert len(killer.killed) == STEPS, killer.killed
+    assert len(killer.killed) == RULES, killer.killed
     injected = sum(killer.killed.values())
     ledger.add("kill -9 of a job, at a random moment", "retried; same results", injected=injected, lost=lost)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from published_checkpoint import SMALL, publish, small_config
 from scipy.spatial.transform import Rotation
 
 from atomcsi.errors import ConfigError, InputError
@@ -25,21 +26,6 @@ from atomcsi.training.model_files import SCHEMA, load_backbone, read_card, save_
 # isort: split
 from fairchem.core.models.base import HydraModel
 from fairchem.core.models.equiformer_v2.equiformer_v2 import EquiformerV2Backbone
-from fairchem.core.models.equiformer_v2.heads import EqV2ScalarHead, EqV2VectorHead
-
-SMALL = {
-    "num_layers": 1,
-    "sphere_channels": 8,
-    "attn_hidden_channels": 8,
-    "num_heads": 2,
-    "attn_alpha_channels": 4,
-    "attn_value_channels": 4,
-    "ffn_hidden_channels": 8,
-    "lmax_list": [2],
-    "mmax_list": [1],
-    "grid_resolution": 18,
-    "edge_channels": 8,
-}
 
 
 def structure(atoms):
@@ -159,19 +145,6 @@ class TestGemNetOC:
             GemNetOCExtractor(checkpoint=folder)
 
 
-def published(path, model, *, config=None, extra=None):
-    """Writes a checkpoint in the layout of fairchem's published ones, heads included; returns its parameters."""
-    heads = EqV2ScalarHead(model).energy_block, EqV2VectorHead(model).force_block
-    state = dict(model.state_dict())
-    for name, head in zip(("energy_block", "force_block"), heads, strict=True):
-        state.update({f"{name}.{key}": value for key, value in head.state_dict().items()})
-    content = {"state_dict": {f"module.module.{key}": value for key, value in state.items()}, **(extra or {})}
-    if config is not None:
-        content["config"] = config
-    torch.save(content, path)
-    return sum(parameter.numel() for part in (model, *heads) for parameter in part.parameters())
-
-
 @pytest.mark.slow
 def test_equiformer_31m_equals_fairchem(tmp_path):
     from torch_geometric.data import Batch, Data
@@ -185,7 +158,7 @@ def test_equiformer_31m_equals_fairchem(tmp_path):
     }
     path = tmp_path / "eq2_31M.pt"
     metrics = {"val_metrics": {"energy_mae": np.float64(0.2)}, "normalizers": {"target": {"mean": torch.zeros(1)}}}
-    assert published(path, plain, config=config, extra=metrics) == 31_058_690  # design.md, section 4
+    assert publish(path, plain, config=config, extra=metrics) == 31_058_690  # design.md, section 4
     salt, water = crystal(), molecule("H2O")
     extractor = EquiformerV2Extractor(checkpoint=path, seed=3)
     assert extractor.dim == 3200  # paper.md, section 1
@@ -215,7 +188,7 @@ class TestCheckpoints:
     @pytest.fixture
     def path(self, tmp_path):
         path = tmp_path / "checkpoint.pt"
-        published(path, EquiformerV2Backbone(**SMALL), config={"model": {"name": "equiformer_v2", **SMALL}})
+        publish(path, EquiformerV2Backbone(**SMALL), config=small_config())
         return path
 
     def test_invariant_features_are_those_of_degree_0(self, path):
@@ -240,7 +213,7 @@ class TestCheckpoints:
         later = path.with_name("later.pt")
         config = {"model": {"name": "hydra", "backbone": backbone, "heads": heads}}
         torch.save({"state_dict": state, "config": config}, later)
-        published(path, model.backbone, config={"model": {"name": "equiformer_v2", **SMALL}})
+        publish(path, model.backbone, config=small_config())
         (found,), (expected,) = (
             EquiformerV2Extractor(checkpoint=file).features([structure(molecule("H2O"))]) for file in (later, path)
         )
@@ -314,7 +287,7 @@ class TestCheckpoints:
             ({"model": "gemnet_oc", "model_attributes": {}}, "is a checkpoint of 'gemnet_oc'"),
             ({"model": {"name": "hydra"}}, "is a checkpoint of 'hydra'"),
             ({"optim": {}}, "does not describe an EquiformerV2"),
-            ({"model": {"name": "equiformer_v2", **SMALL, "num_layers": "x"}}, "does not describe an EquiformerV2"),
+            (small_config(num_layers="x"), "does not describe an EquiformerV2"),
             ("text", "does not describe an EquiformerV2"),
         ],
     )

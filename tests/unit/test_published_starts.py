@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 from ase.build import fcc111, molecule
+from published_checkpoint import publish
 
 from atomcsi.cli import main
 from atomcsi.config import BackboneSpec, Task, TrainSettings
@@ -20,7 +21,6 @@ from atomcsi.training.train import finetune
 
 # isort: split
 from fairchem.core.models.equiformer_v2.equiformer_v2 import EquiformerV2Backbone
-from fairchem.core.models.equiformer_v2.heads import EqV2ScalarHead, EqV2VectorHead
 
 SIZES = {
     "num_layers": 1, "sphere_channels": 8, "attn_hidden_channels": 8, "num_heads": 2, "attn_alpha_channels": 4,
@@ -45,10 +45,7 @@ def checkpoint(tmp_path):
     settings = {**SIZES, "lmax_list": [2], "mmax_list": [1], "max_radius": 4.0, "norm_type": "layer_norm_sh"}
     settings |= {"attn_activation": "silu", "ffn_activation": "silu", "use_grid_mlp": True, "weight_init": "uniform"}
     model = EquiformerV2Backbone(**settings, regress_forces=False)
-    state = {f"module.module.{name}": value for name, value in model.state_dict().items()}
-    for name, head in (("energy_block", EqV2ScalarHead(model)), ("force_block", EqV2VectorHead(model))):
-        state |= {f"module.module.{name}.{key}": value for key, value in getattr(head, name).state_dict().items()}
-    torch.save({"state_dict": state, "config": {"model": {"name": "equiformer_v2", **settings}}}, tmp_path / "eq.pt")
+    publish(tmp_path / "eq.pt", model, config={"model": {"name": "equiformer_v2", **settings}})
     return tmp_path / "eq.pt"
 
 
