@@ -39,7 +39,7 @@ fetched:
   max_atoms: 256
   max_edges: 9000
 """
-_SCRIPT = re.compile(r"\.snakemake/scripts/\w+\.py$")
+_SCRIPT = re.compile(r"\.snakemake/scripts/[\w.]+\.py$")
 _LOG = re.compile(rb"results/logs/(\w+)")
 
 
