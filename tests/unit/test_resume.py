@@ -19,7 +19,7 @@ from atomcsi.config import BackboneSpec, TrainSettings
 from atomcsi.errors import AtomcsiError, InputError
 from atomcsi.models.batch import collate
 from atomcsi.structure_lmdb import StructureLMDB, write_structures
-from atomcsi.training import checkpoints
+from atomcsi.training import checkpoints, fit
 from atomcsi.training.data import LabelledStructures
 from atomcsi.training.loading import Batches, loader, unpacked
 from atomcsi.training.module import PotentialModule
@@ -177,6 +177,85 @@ def test_killed_while_it_saves(splits, tmp_path, monkeypatch, whole):
     begun = at_step(monkeypatch, 0, None)
     run(splits, tmp_path / "cut")
     assert begun == list(range(7, STEPS + 1))
+    assert outcome(tmp_path / "cut") == whole
+
+
+def test_killed_before_it_saves_the_best_validation(splits, tmp_path, monkeypatch, whole):
+    """It is repeated and comes out worse, as rounding may have it: the weights are those of the best that counts."""
+    best = min(whole[0], key=lambda record: record["val_loss"])["step"]
+
+    def worse(self):
+        if self.step == best:
+            self._validated[0] *= 10
+        return record(self)
+
+    def dies(self, checkpoint, path, **options):
+        if checkpoint["training"]["step"] == best:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(self, checkpoint, path, **options)
+
+    record, save = PotentialModule.record_validation, checkpoints.AtomicCheckpoints.save_checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.AtomicCheckpoints, "save_checkpoint", dies)
+        assert in_child(run, splits, tmp_path / "cut") == -signal.SIGKILL
+    monkeypatch.setattr(PotentialModule, "record_validation", worse)
+    begun = at_step(monkeypatch, 0, None)
+    run(splits, tmp_path / "cut")
+    assert begun == list(range(best, STEPS + 1))
+    run(splits, tmp_path / "uncut")
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "uncut")
+    assert outcome(tmp_path / "cut")[1] != whole[1]
+
+
+@pytest.mark.parametrize("step", [1, 7, STEPS])
+def test_another_process_writes_into_the_same_folder(splits, tmp_path, monkeypatch, whole, step):
+    """Such as one that outlived its run; it is of another course."""
+    with monkeypatch.context() as patch, pytest.raises(AtomcsiError, match="power"):
+        at_step(patch, 9, power_cut)
+        run(splits, tmp_path / "other", learning_rate=2e-3)
+    foreign = (tmp_path / "other" / "checkpoints" / "last.ckpt").read_bytes()
+
+    def interferes():
+        for name in ("last.ckpt", "previous.ckpt", "best.ckpt"):
+            (tmp_path / "shared" / "checkpoints" / name).write_bytes(foreign)
+
+    at_step(monkeypatch, step, interferes)
+    run(splits, tmp_path / "shared")
+    assert outcome(tmp_path / "shared") == whole
+
+
+def test_another_process_replaces_the_checkpoint_that_was_found(splits, tmp_path, monkeypatch, whole):
+    late = (cut_off(splits, tmp_path / "late", 9) / "last.ckpt").read_bytes()
+    last = cut_off(splits, tmp_path / "cut", 5) / "last.ckpt"
+    original = fit.PowerMeter
+
+    def replaces():
+        last.write_bytes(late)
+        return original()
+
+    monkeypatch.setattr(fit, "PowerMeter", replaces)
+    begun = at_step(monkeypatch, 0, None)
+    run(splits, tmp_path / "cut")
+    assert begun == list(range(9, STEPS + 1))
+    assert outcome(tmp_path / "cut") == whole
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["cut-off", "done"])
+def test_a_checkpoint_of_before_it_held_the_best_weights(splits, tmp_path, monkeypatch, caplog, whole, done):
+    """They are beside it."""
+    with monkeypatch.context() as patch, pytest.raises(AtomcsiError, match="power"):
+        if done:
+            patch.setattr(fit.TrainedModel, "__init__", lambda *_: power_cut())
+        else:
+            at_step(patch, 8, power_cut)
+        run(splits, tmp_path / "cut")
+    work = tmp_path / "cut" / "checkpoints"
+    checkpoint = torch.load(work / "last.ckpt")
+    torch.save(checkpoint.pop("best_weights"), work / "best.ckpt")
+    torch.save(checkpoint, work / "last.ckpt")
+    monkeypatch.setattr(logging.getLogger("atomcsi"), "propagate", True)
+    run(splits, tmp_path / "cut")
+    assert "best.ckpt: does not say which validation its weights are of" in caplog.text
     assert outcome(tmp_path / "cut") == whole
 
 

@@ -6,12 +6,14 @@ import logging
 import pickle
 import time
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from atomcsi.errors import AtomcsiError, InputError
 from atomcsi.files import atomic_path
@@ -19,7 +21,9 @@ from atomcsi.training.module import PotentialModule
 from atomcsi.training.preemption import StopRequest
 from atomcsi.training.processes import summed
 
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+#: Where the best weights were before they were part of each checkpoint, and that part's name.
+_BEST, _BEST_WEIGHTS = "best.ckpt", "best_weights"
 logger = logging.getLogger(__name__)
 
 
@@ -59,6 +63,22 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def best_weights(checkpoint: Mapping[str, Any], folder: Path) -> dict[str, Tensor] | None:
+    """Returns the weights of the best validation in a checkpoint's history, None if there was none yet.
+
+    Args:
+        checkpoint: What :func:`read_checkpoint` returned.
+        folder: Where it is; one of before they were part of it has them beside it.
+
+    Raises:
+        InputError: They are damaged, or missing.
+    """
+    if _BEST_WEIGHTS in checkpoint or not checkpoint["training"]["history"]:
+        return checkpoint.get(_BEST_WEIGHTS)
+    logger.warning("%s: does not say which validation its weights are of; taken as those of the best", folder / _BEST)
+    return read_checkpoint(folder / _BEST)
+
+
 class AtomicCheckpoints(TorchCheckpointIO):
     """Checkpoints that appear whole, the one before kept; Lightning's own come from the system's temporary folder.
 
@@ -75,17 +95,24 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class Checkpoints(pl.Callback):
-    """Saves a training now and then, after each validation and when it is asked to stop; and its best weights.
+    """Saves a training now and then, after each validation and when it is asked to stop; and keeps its best weights.
 
     It saves before a step starts or when all are done: Lightning resumes from there without repeating a validation
     or leaving one out. Must stand before the moving average among the callbacks, to see the averaged weights.
 
+    The best weights are in memory, and part of each checkpoint, as is the history that tells which they are: whatever
+    happens to files, no weights can be taken for those of another validation.
+
     Args:
         folder: Where checkpoints are.
         minutes: Minutes between checkpoints.
+
+    Attributes:
+        best: Weights of the best validation so far, on the CPU; only the first process has them.
     """
 
     def __init__(self, folder: Path, minutes: float) -> None:
+        self.best: dict[str, Tensor] | None = None
         self._folder, self._seconds = folder, 60 * minutes
         self._validated = False
         self._stop = StopRequest()
@@ -99,8 +126,7 @@ class Checkpoints(pl.Callback):
         """Records the validation, and keeps the averaged weights that it tested if they are the best."""
         self._validated = True
         if module.record_validation() and trainer.is_global_zero:
-            with atomic_path(self._folder / BEST) as temporary:
-                torch.save(module.potential.state_dict(), temporary)
+            self.best = {name: value.to("cpu", copy=True) for name, value in module.potential.state_dict().items()}
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: PotentialModule, batch: Any, batch_index: int) -> None:
         """Saves if it is time to, before a step starts."""
@@ -112,8 +138,17 @@ class Checkpoints(pl.Callback):
         self._validated = True
         self._save_if_due(trainer, module)
 
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: PotentialModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the best weights."""
+        checkpoint[_BEST_WEIGHTS] = self.best
+
     def on_load_checkpoint(self, trainer: pl.Trainer, module: PotentialModule, checkpoint: dict[str, Any]) -> None:
-        """Tells Lightning how many batches are done: neither the one before which was saved, nor in parts of then."""
+        """Takes up the best weights, and tells Lightning how many batches are done.
+
+        That is neither the one before which was saved, nor in parts of then.
+        """
+        if trainer.is_global_zero:
+            self.best = best_weights(checkpoint, self._folder)
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         done = checkpoint["training"]["step"] * trainer.accumulate_grad_batches
         for counters in (batches["total"], batches["current"]):

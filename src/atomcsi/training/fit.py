@@ -21,7 +21,13 @@ from atomcsi.models.base import Collate
 from atomcsi.models.batch import AtomBatch
 from atomcsi.models.potential import Potential, build_backbone
 from atomcsi.progress import Progress
-from atomcsi.training.checkpoints import BEST, AtomicCheckpoints, Checkpoints, newest_checkpoint, read_checkpoint
+from atomcsi.training.checkpoints import (
+    AtomicCheckpoints,
+    Checkpoints,
+    best_weights,
+    newest_checkpoint,
+    read_checkpoint,
+)
 from atomcsi.training.guards import explained
 from atomcsi.training.loading import Batches, LoadedBatch, loader
 from atomcsi.training.model_files import TrainedModel, load_start, start_record
@@ -93,29 +99,28 @@ def fit(
         load_start(potential.backbone, init)
     collate = potential.backbone.collate(data.graphs)
     last = newest_checkpoint(work)
-    progressed = None if last is None else read_checkpoint(last)["training"]
-    loaders = Loaders(
-        data.train, data.val, settings, collate, seed, execution, start=progressed["step"] if progressed else 0
-    )
+    found = None if last is None else read_checkpoint(last)
+    loaders = Loaders(data.train, data.val, settings, collate, seed, execution)
     if init is None and last is None:
         potential.backbone.fit_scales([loaders.first(_SCALE_STRUCTURES)])
 
-    done = progressed["seen"] if progressed else 0
+    done = found["training"]["seen"] if found else 0
     progress = Progress(title, total=settings.budget, unit="structures", done=done)
     ends = loaders.batches().ends
     schedule = Schedule(settings, int(ends[(settings.cosine_epochs or settings.epochs) - 1]))
     module = PotentialModule(potential, data.normaliser, settings, schedule, progress, len(data.train))
-    meter = PowerMeter()
+    checkpoints, meter = Checkpoints(work, execution.checkpoint_minutes), PowerMeter()
     with warnings.catch_warnings(), explained(module, execution):
         warnings.simplefilter("ignore")  # lightning's advice on workers, loggers, SLURM and checkpoint folders
-        trainer = _trainer(work, settings, execution, int(ends[-1]), [Records(folder), meter])
-        if progressed and progressed["step"] == ends[-1]:
-            module.history = progressed["history"]
+        trainer = _trainer(work, settings, execution, int(ends[-1]), checkpoints, [Records(folder), meter])
+        if found and found["training"]["step"] == ends[-1]:
+            module.history, checkpoints.best = found["training"]["history"], best_weights(found, work)
         else:
+            del found  # Lightning reads it anew, and it would stay in memory for all of the training
             trainer.fit(module, datamodule=loaders, ckpt_path=last, weights_only=True)
     if process_rank() > 0:
         return None  # the first process removes what was saved as soon as its outputs are written
-    potential.load_state_dict(read_checkpoint(work / BEST))
+    potential.load_state_dict(checkpoints.best)
     best = min(module.history, key=lambda record: record["val_loss"])
     progress.finish(f"best val loss {best['val_loss']:.4g} after epoch {best['epoch']:.3g}")
     seconds, device = sum(record["seconds"] for record in module.history), trainer.strategy.root_device
@@ -145,7 +150,6 @@ class Loaders(pl.LightningDataModule):
         collate: What turns structures into batches.
         seed: Seed of the order.
         execution: How many workers read.
-        start: Steps that an earlier run has done.
     """
 
     def __init__(
@@ -156,12 +160,10 @@ class Loaders(pl.LightningDataModule):
         collate: Collate,
         seed: int,
         execution: Execution,
-        *,
-        start: int,
     ) -> None:
         super().__init__()
         self._structures, self._validation, self._settings = structures, validation, settings
-        self._collate, self._seed, self._execution, self._start = collate, seed, execution, start
+        self._collate, self._seed, self._execution = collate, seed, execution
 
     def batches(self, **share: int) -> Batches:
         """Returns the steps of the training, or a share; see :class:`~atomcsi.training.loading.Batches`."""
@@ -173,8 +175,9 @@ class Loaders(pl.LightningDataModule):
         return self._collate(self._structures.of_epoch(order[:structures], 0))
 
     def train_dataloader(self) -> DataLoader[LoadedBatch]:
-        """This process's share of the steps."""
-        batches = self.batches(start=self._start, **self._share())
+        """This process's share of the steps that are left to do."""
+        # As the checkpoint says that Lightning has read: another process may have replaced the one that was found.
+        batches = self.batches(start=self.trainer.lightning_module.step, **self._share())
         return loader(self._structures, batches, collate=self._collate, workers=self._execution.workers)
 
     def val_dataloader(self) -> DataLoader[LoadedBatch]:
@@ -188,7 +191,12 @@ class Loaders(pl.LightningDataModule):
 
 
 def _trainer(
-    work: Path, settings: TrainSettings, execution: Execution, steps: int, watching: Sequence[pl.Callback]
+    work: Path,
+    settings: TrainSettings,
+    execution: Execution,
+    steps: int,
+    checkpoints: Checkpoints,
+    watching: Sequence[pl.Callback],
 ) -> pl.Trainer:
     """Lightning's trainer, for which all epochs are one: epochs of ours end where the batches say."""
     for name in ("pytorch_lightning", "lightning_fabric"):
@@ -204,7 +212,7 @@ def _trainer(
         gradient_clip_val=settings.clip_norm or settings.clip_value,
         gradient_clip_algorithm="norm" if settings.clip_norm else "value",
         callbacks=[
-            Checkpoints(work, execution.checkpoint_minutes),
+            checkpoints,
             EMAWeightAveraging(decay=settings.ema_decay),
             *watching,
         ],
