@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from atomcsi.errors import AtomcsiError, InputError
 
@@ -30,6 +30,15 @@ _CHUNK = 1 << 20
 _LARGEST_RATIO, _SMALL = 200, 1 << 30
 #: An empty file costs room too.
 _LEAST_SIZE = 512
+#: Headers that tarfile reads into memory at once; paths and attributes of honest ones take some kilobytes.
+_LONG_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+_LARGEST_HEADER = 1 << 20
 _DEEPEST = 4
 #: What the system says of a name that is too long, or of a file where another member needs a folder.
 _BAD_NAMES = (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
@@ -68,19 +77,51 @@ def unpack(archive: Path, folder: Path, members: Sequence[str] = ("*",)) -> None
         raise unpacking.error(f"holds no member that matches {', '.join(members)}")
 
 
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Counted:
+    """A stream whose bytes are counted as they are read: those that a decompressor, or a sparse file, makes."""
+
+    def __init__(self, stream: _Readable, count: Callable[[int], None]) -> None:
+        self._stream, self._count = stream, count
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self._count(len(content))
+        return content
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar, or the header before one, whose size is checked before it is read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _LONG_HEADERS and member.size > _LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header grows to more than {_LARGEST_HEADER} bytes")
+        return member
+
+
 class _Unpacking:
-    """The unpacking of one archive with what is nested in it."""
+    """The unpacking of one archive with what is nested in it.
+
+    Bytes are counted once, where they become more than the archive holds: what is stored as it is takes no more than
+    that, and what is decompressed is counted whether a pattern asks for it or not.
+    """
 
     def __init__(self, archive: Path, folder: Path, members: Sequence[str]) -> None:
         self.archive, self.folder, self.members = archive, folder, members
         folder.mkdir(parents=True, exist_ok=True)
         self.size = self.written = 0
+        self.member = ""
         self.limit = max(_SMALL, _LARGEST_RATIO * archive.stat().st_size)
 
     def error(self, problem: str, record: str = "") -> InputError:
         return InputError(self.archive, problem, record=record, mend="delete it and run again")
 
-    def unpack(self, name: str, stream: IO[bytes], depth: int = 1) -> None:
+    def unpack(self, name: str, stream: _Readable, depth: int = 1) -> None:
         """Unpacks an archive that is read from ``stream``; ``name`` tells its format."""
         if depth > _DEEPEST:
             raise self.error(f"cannot be unpacked: archives are nested more than {_DEEPEST} deep", name)
@@ -88,37 +129,41 @@ class _Unpacking:
             target = self._target(member)
             if member.endswith(".zip"):
                 with tempfile.TemporaryFile(dir=self.folder) as nested:
-                    self._copy(member, content, nested)
+                    _copy(content, nested)
                     self.unpack(member, nested, depth + 1)
             elif member.endswith(_ARCHIVES):
                 self.unpack(member, content, depth + 1)
             elif any(fnmatchcase(member, pattern) for pattern in self.members):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as file:
-                    self._copy(member, content, file)
+                    _copy(content, file)
                 self.written += 1
 
-    def _tar(self, name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    def _tar(self, name: str, stream: _Readable) -> Iterator[tuple[str, _Readable]]:
         # As a stream of tar alone, for tarfile by itself overlooks that a compressed stream has ended early.
         suffix = ".gz" if name.endswith(".tgz") else PurePosixPath(name).suffix
-        plain = DECOMPRESSORS[suffix](stream, "rb") if suffix in DECOMPRESSORS else stream
-        with tarfile.open(fileobj=plain, mode="r|") as tar:
+        if suffix in DECOMPRESSORS:
+            stream = _Counted(DECOMPRESSORS[suffix](stream, "rb"), self._count)
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as tar:
             for member in tar:
+                self.member = member.name
                 if not (member.isreg() or member.isdir()):
                     raise self.error("cannot be unpacked: it is a link or a device", member.name)
-                self._account(_LEAST_SIZE, member.name)
                 if member.isreg():
-                    yield member.name, tar.extractfile(member)
+                    content = tar.extractfile(member)
+                    # Holes take no room in the archive, but on the disk.
+                    yield member.name, _Counted(content, self._count) if member.issparse() else content
 
-    def _zip(self, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    def _zip(self, stream: IO[bytes]) -> Iterator[tuple[str, _Readable]]:
         with zipfile.ZipFile(stream) as archive:
             for member in archive.infolist():
+                self.member = member.filename
                 if stat.S_ISLNK(member.external_attr >> 16):
                     raise self.error("cannot be unpacked: it is a link or a device", member.filename)
-                self._account(_LEAST_SIZE, member.filename)
+                self._count(_LEAST_SIZE)
                 if not member.is_dir():
                     with archive.open(member) as content:
-                        yield member.filename, content
+                        yield member.filename, _Counted(content, self._count)
 
     def _target(self, member: str) -> Path:
         parts = PurePosixPath(member.lstrip("/")).parts
@@ -126,12 +171,12 @@ class _Unpacking:
             raise self.error("cannot be unpacked: it would land outside the folder", member)
         return self.folder.joinpath(*parts)
 
-    def _copy(self, member: str, content: IO[bytes], file: IO[bytes]) -> None:
-        while chunk := content.read(_CHUNK):
-            self._account(len(chunk), member)
-            file.write(chunk)
-
-    def _account(self, size: int, member: str) -> None:
+    def _count(self, size: int) -> None:
         self.size += size
         if self.size > self.limit:
-            raise self.error(f"cannot be unpacked: it grows to more than {self.limit} bytes", member)
+            raise self.error(f"cannot be unpacked: it grows to more than {self.limit} bytes", self.member)
+
+
+def _copy(content: _Readable, file: IO[bytes]) -> None:
+    while chunk := content.read(_CHUNK):
+        file.write(chunk)

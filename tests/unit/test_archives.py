@@ -8,6 +8,7 @@ import stat
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 
 from atomcsi import archives
@@ -44,6 +45,18 @@ def tar_gz_of(members: dict[str, bytes]) -> bytes:
     return gzip.compress(tar_of(members), mtime=0)
 
 
+def pax_of(name: str, headers: dict[str, str], content: bytes = b"x") -> bytes:
+    """A tar whose one member has an extended header."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo(name)
+        info.pax_headers, info.size = headers, len(content)
+        archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+#: A file of one byte with four megabytes of nothing behind it.
+SPARSE = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 22)}
 FORMATS = {
     ".tar": tar_of,
     ".tar.gz": tar_gz_of,
@@ -134,8 +147,27 @@ def test_an_absolute_name_is_made_relative(tmp_path, form):
         ("x.zip", zip_of({"a": bytes(1 << 22)})),
         ("x.zip", zip_of({"inner.zip": zip_of({"a": bytes(1 << 22)})})),
         ("x.tar.gz", tar_gz_of({f"{i}": b"" for i in range(5000)})),
+        ("x.tar.gz", tar_gz_of({"not wanted": bytes(1 << 22), "a": b"x"})),
+        ("x.zip", zip_of({"inner.tar.gz": tar_gz_of({"not wanted": bytes(1 << 22), "a": b"x"})})),
+        ("x.tar.xz", lzma.compress(tar_of({"not wanted": bytes(1 << 22), "a": b"x"}))),
+        ("x.tar.gz", gzip.compress(pax_of("a", {"comment": "x" * (1 << 22)}), mtime=0)),
+        ("x.tar", pax_of("a", {"comment": "x" * (1 << 22)})),
+        ("x.tar.gz", gzip.compress(tar_of({"a" * (1 << 22): b"x"}), mtime=0)),
+        ("x.tar", pax_of("a", SPARSE)),
     ],
-    ids=["tar", "zip", "nested", "many"],
+    ids=[
+        "tar",
+        "zip",
+        "nested",
+        "many",
+        "not-wanted",
+        "not-wanted-nested",
+        "not-wanted-xz",
+        "pax-header",
+        "pax-header-plain",
+        "gnu-name",
+        "sparse",
+    ],
 )
 def test_bombs(tmp_path, monkeypatch, name, content, ledger):
     # A gigabyte would take long to unpack.
@@ -143,9 +175,38 @@ def test_bombs(tmp_path, monkeypatch, name, content, ledger):
     monkeypatch.setattr(archives, "_LARGEST_RATIO", 50)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match="grows to more than"):
-        unpack(tmp_path / name, tmp_path / "raw")
+        unpack(tmp_path / name, tmp_path / "raw", ["[a0-9]*"])
     assert sum(map(len, files_below(tmp_path / "raw").values())) <= 2 << 20
     ledger.add("archive that grows without bounds", "refused by name before it fills the disk")
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT], ids=["pax", "gnu"])
+def test_many_long_headers(tmp_path, monkeypatch, form):
+    """Each of them could be honest."""
+    monkeypatch.setattr(archives, "_SMALL", 1 << 20)
+    monkeypatch.setattr(archives, "_LARGEST_RATIO", 50)
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz", format=form) as archive:
+        for number in range(9):
+            archive.addfile(tarfile.TarInfo(f"{number}" + 500_000 * "x"))
+    with pytest.raises(InputError, match="grows to more than 1048576 bytes"):
+        unpack(tmp_path / "x.tar.gz", tmp_path / "raw", ["a"])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_bytes_are_counted_once(tmp_path, monkeypatch, form):
+    """An archive within an archive may take all that is allowed, though few of its members are asked for."""
+    content = np.random.default_rng(0).bytes(1_000_000)
+    (tmp_path / f"x{form}").write_bytes(FORMATS[form]({"inner.tar": tar_of({"rest": content, "a": b"x"})}))
+    monkeypatch.setattr(archives, "_SMALL", 1_050_000)
+    monkeypatch.setattr(archives, "_LARGEST_RATIO", 1)
+    unpack(tmp_path / f"x{form}", tmp_path / "raw", ["a"])
+    assert files_below(tmp_path / "raw") == {"a": b"x"}
+
+
+def test_a_sparse_file(tmp_path):
+    (tmp_path / "x.tar").write_bytes(pax_of("a", SPARSE))
+    unpack(tmp_path / "x.tar", tmp_path / "raw")
+    assert files_below(tmp_path / "raw") == {"a": b"x" + bytes((1 << 22) - 1)}
 
 
 def test_archives_within_archives_within_archives(tmp_path):
