@@ -133,6 +133,11 @@ def _receive(response: requests.Response, part: Path, offset: int) -> None:
         except OSError as error:
             mend = "mend that and run again: it goes on where it stopped"
             raise AtomcsiError(f"{part}: cannot be written: {error.strerror} ({mend})") from error
+    size = _size(part)
+    if total is not None and size != total:
+        # Another process wrote into it too, such as one that outlived its run, or removed it.
+        discard(part)
+        raise _BrokenTransferError(f"the part has {size} bytes where {total} came")
     progress.finish()
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -29,7 +30,8 @@ class Publisher:
     """A server with one file, which does to each request what the next of ``tricks`` says, then behaves well.
 
     Tricks: ``drop`` and ``stall`` in the middle, ``long`` and ``short`` Content-Length, ``slow``, ``shifted`` ranges,
-    or a status code. ``ranges`` and ``etag`` say what it knows of partial content.
+    ``shared`` (another process writes into ``part``), or a status code. ``ranges`` and ``etag`` say what it knows of
+    partial content.
     """
 
     def __init__(self) -> None:
@@ -37,6 +39,7 @@ class Publisher:
         self.tricks: list[str] = []
         self.asked: list[str | None] = []
         self.sent = 0
+        self.part = Path()
         publisher = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -83,9 +86,22 @@ class Publisher:
             self.sent += len(body[position : position + 100_000])
             if trick == "slow":
                 time.sleep(0.1)
+            if trick == "shared" and position == 1_000_000:
+                self.interfere()
         if trick == "stall":
             time.sleep(2 * QUICK.timeout)
         return None
+
+    def interfere(self) -> None:
+        """Writes a kilobyte into a part that has begun to grow."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with suppress(FileNotFoundError):
+                if self.part.stat().st_size > 0:
+                    break
+            time.sleep(0.01)
+        with self.part.open("ab") as file:
+            file.write(bytes(1000))
 
 
 @pytest.fixture
@@ -131,6 +147,16 @@ def test_what_came_is_not_asked_for_again(publisher, tmp_path):
     assert publisher.asked[0] is None
     assert int(re.fullmatch(r"bytes=(\d+)-", publisher.asked[1])[1]) > 1_400_000
     assert publisher.sent < 1.1 * len(CONTENT)
+
+
+@pytest.mark.parametrize("known", [HASH, None], ids=["hash", "no-hash"])
+@pytest.mark.parametrize("tricks", [["shared"], ["drop", "shared"], ["shared", "shared"]])
+def test_a_part_that_another_process_writes_too_starts_anew(publisher, tmp_path, known, tricks):
+    """Even where no hash would tell."""
+    publisher.part, publisher.tricks = tmp_path / ".data.bin.part", tricks[:]
+    assert fetched(publisher, tmp_path, hash=known) == CONTENT
+    assert publisher.asked[-1] is None
+    assert len(publisher.asked) == len(tricks) + 1
 
 
 @pytest.mark.parametrize(("ranges", "etag"), [(False, '"1"'), (True, ""), (True, 'W/"1"')])
