@@ -95,7 +95,10 @@ def _mirrored(file: SourceFile, name: str, mirror: str | None) -> Sequence[str]:
     if not Path(mirror).is_dir():
         raise InputError(mirror, "is named as the mirror, but is no folder", mend=f"correct it; see {MIRROR_VARIABLE}")
     places = (Path(mirror) / name / file.name, Path(mirror) / file.name)
-    return [str(path.resolve()) for path in places if path.is_file()]
+    try:
+        return [str(path.resolve()) for path in places if path.is_file()]
+    except OSError as error:  # a folder that may not be searched
+        raise InputError(mirror, f"is named as the mirror, but cannot be read: {error.strerror}") from error
 
 
 def fetch_file(
@@ -137,6 +140,11 @@ def _copy(source: str, file: SourceFile, folder: Path, expected: str | None) -> 
             shutil.copyfile(source, temporary)
         except FileNotFoundError as error:
             raise InputError(source, "is missing") from error
+        except OSError as error:
+            # Once both files are open, an error names both, and mostly means the disk that is written.
+            if error.filename != source or error.filename2 is not None:
+                raise
+            raise InputError(source, f"cannot be read: {error.strerror}") from error
         _check(temporary, source, expected, "restore it, or correct the hash in the catalogue")
         _remember(file, folder, temporary)
 

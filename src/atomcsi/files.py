@@ -43,7 +43,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             if leftover == temporary or not _may_be_written(leftover):
                 remove(leftover)
         yield temporary
+        if not temporary.is_dir():
+            _settle(temporary)
         temporary.replace(path)
+        with suppress(OSError):  # not all file systems can do that with a folder, and the file is whole either way
+            _settle(path.parent)
     except BaseException as error:
         problem = "" if isinstance(error, AtomcsiError) else _disk_problem(error, temporary)
         with suppress(OSError):  # what went wrong first is said
@@ -51,6 +55,15 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         if problem:
             raise AtomcsiError(f"{path}: {problem}") from error
         raise
+
+
+def _settle(path: Path) -> None:
+    """Waits until the disk has a file or a folder: a power cut must not leave a name without its content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _may_be_written(temporary: Path) -> bool:
@@ -75,7 +88,10 @@ def _disk_problem(error: BaseException, temporary: Path) -> str:
         return ""
     for code in (errno.EACCES, errno.EPERM, errno.EROFS):
         if _means(error, (code,)):
-            return f"cannot be written: {os.strerror(code)}"
+            # It may be another file that is at fault, such as one that is read meanwhile.
+            culprit = getattr(error, "filename", None) or str(temporary)
+            where = "" if culprit == str(temporary) else f": {culprit}"
+            return f"cannot be written: {os.strerror(code)}{where}"
     full, failed = (errno.ENOSPC, errno.EDQUOT), (errno.EIO,)
     # LMDB reports as failed what it has room for only in part, and PyTorch says nothing of the disk.
     if _means(error, full) or not _can_grow(temporary):

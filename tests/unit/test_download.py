@@ -1,5 +1,8 @@
+import errno
 import hashlib
 import io
+import os
+import shutil
 import tarfile
 import threading
 from functools import partial
@@ -85,6 +88,46 @@ def test_from_the_package_with_a_manifest(tmp_path):
     fetch_files([file], "toy", tmp_path / "raw", tmp_path, tmp_path / "raw" / "manifest.json")
     assert (tmp_path / "raw" / "copy.bin").read_bytes() == CONTENT
     assert HASH in (tmp_path / "raw" / "manifest.json").read_text()
+
+
+def test_an_unreadable_source_is_named(tmp_path, monkeypatch):
+    (tmp_path / "data.bin").mkdir()
+    file = SourceFile(name="copy.bin", path="data.bin", hash=HASH)
+    with pytest.raises(InputError, match=r"/data\.bin: cannot be read: Is a directory$"):
+        fetch_file(file, tmp_path / "raw", tmp_path)
+    (tmp_path / "data.bin").rmdir()
+    (tmp_path / "data.bin").write_bytes(CONTENT)
+
+    def fails(code, *culprits):
+        def copyfile(source, target):
+            error = OSError(code, os.strerror(code))
+            names = {"source": str(source), "target": str(target)}
+            error.filename, error.filename2 = [*(names[culprit] for culprit in culprits), None][:2]
+            raise error
+
+        monkeypatch.setattr(shutil, "copyfile", copyfile)
+
+    fails(errno.EACCES, "source")
+    with pytest.raises(InputError, match=r"/data\.bin: cannot be read: Permission denied$"):
+        fetch_file(file, tmp_path / "raw", tmp_path)
+    fails(errno.EACCES, "target")
+    with pytest.raises(AtomcsiError, match=r"/copy\.bin: cannot be written: Permission denied$"):
+        fetch_file(file, tmp_path / "raw", tmp_path)
+    fails(errno.ENOSPC, "source", "target")
+    with pytest.raises(AtomcsiError, match=r"/copy\.bin: the disk is full"):
+        fetch_file(file, tmp_path / "raw", tmp_path)
+    assert list((tmp_path / "raw").iterdir()) == []
+
+
+def test_an_unreadable_mirror_is_named(tmp_path, monkeypatch):
+    def refuses(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuses)
+    file, mirror = SourceFile(name="copy.bin", path="data.bin", hash=HASH), tmp_path / "mirror"
+    mirror.mkdir()
+    with pytest.raises(InputError, match=r"/mirror: is named as the mirror, but cannot be read: Permission denied$"):
+        fetch_files([file], "toy", tmp_path / "raw", tmp_path, tmp_path / "manifest.json", mirror=str(mirror))
 
 
 def test_a_damaged_copy_is_replaced(tmp_path):

@@ -1,6 +1,7 @@
 import errno
 import os
 import subprocess
+from pathlib import Path
 
 import h5py
 import lmdb
@@ -30,6 +31,56 @@ def test_a_failure_keeps_what_was_there(tmp_path):
         temporary.write_text("new")
         raise ValueError
     assert path.read_text() == "old"
+
+
+def test_content_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
+    """A power cut must not leave an empty file under its final name."""
+    path, done = tmp_path / "x.txt", []
+    original = os.fsync
+
+    def records(descriptor):
+        done.append((Path(f"/proc/self/fd/{descriptor}").readlink().suffix == ".tmp", path.exists()))
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", records)
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+    assert done == [(True, False), (False, True)]  # the content, then the name
+    assert path.read_text() == "whole"
+
+
+def test_a_folder_is_put_in_place(tmp_path, monkeypatch):
+    """Also on a file system that cannot wait for one."""
+
+    def refuses(descriptor):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    with atomic_path(tmp_path / "x") as temporary:
+        temporary.mkdir()
+        (temporary / "y").touch()
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["y"]
+
+
+def test_the_disk_fills_at_the_end(tmp_path, monkeypatch):
+    """Some file systems say so only when they are asked to finish."""
+
+    def refuses(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuses)
+    with pytest.raises(AtomcsiError, match="the disk is full, nothing was written"):
+        write_json(tmp_path / "x.json", "a/1", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("culprit", "expected"), [(None, "Permission denied$"), ("raw.xyz", "denied: raw.xyz$")])
+def test_a_file_that_may_not_be_opened_is_named(tmp_path, culprit, expected):
+    with (
+        pytest.raises(AtomcsiError, match=rf"/x: cannot be written: .*{expected}"),
+        atomic_path(tmp_path / "x") as path,
+    ):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), culprit or str(path))
 
 
 def test_json_says_what_it_is(tmp_path):
