@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,8 +36,9 @@ def why_not() -> str:
     """Says why there can be no cluster here, after trying to install one; empty if there can."""
     if os.geteuid() != 0:
         return "only root can start SLURM's daemons"
-    if any((_SYSTEM / name).exists() for name in _FILES):
-        return f"{_SYSTEM}/slurm.conf is there: this machine belongs to a cluster, which is left alone"
+    for link in (_SYSTEM / name for name in _FILES):
+        if os.path.lexists(link) and not _left(link):
+            return f"{link} is there: this machine belongs to a cluster, or to other tests, and is left alone"
     if all(map(shutil.which, ("slurmctld", "slurmd", "sbatch", "munged"))):
         return ""
     if shutil.which("apt-get") is None:
@@ -46,6 +49,18 @@ def why_not() -> str:
         if done.returncode:
             return f"apt-get {' '.join(command)} failed: {done.stderr.strip()[-300:]}"
     return ""
+
+
+def _left(link: Path) -> bool:
+    """Says whether a link in /etc/slurm is that of tests which were killed."""
+    if not link.is_symlink():
+        return False
+    target = link.readlink()
+    owner = target.with_name("owner")
+    if owner.exists():
+        return not psutil.pid_exists(int(owner.read_text()))
+    # Their folder is gone, or older than what names its owner.
+    return Path(tempfile.gettempdir()) in target.parents
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
@@ -89,6 +104,9 @@ class Cluster:
         self.folder, self.processors = folder, processors
 
     def __enter__(self) -> Cluster:
+        for folder in {(_SYSTEM / name).readlink().parent for name in _FILES if (_SYSTEM / name).is_symlink()}:
+            Cluster(folder)._clear()
+        (self.folder / "owner").write_text(str(os.getpid()))
         (self.folder / "state").mkdir()
         (self.folder / "spool").mkdir()
         # munged wants its socket's folder open to all and its key closed.
@@ -122,11 +140,16 @@ class Cluster:
         if self._pid("slurmctld"):
             ask("scancel", "--user", "root")
             wait_until(lambda: not self.jobs(), "jobs end")
-            # Without cgroups SLURM loses sight of processes whose parents were killed first.
-            for process in psutil.process_iter():
-                with suppress(psutil.Error):
-                    if "SLURM_JOB_ID" in process.environ():
-                        process.kill()
+        self._clear()
+
+    def _clear(self) -> None:
+        """Ends daemons and what is left of jobs, and makes room for another cluster."""
+        # Without cgroups SLURM loses sight of processes whose parents were killed first. By the cluster's name, for the
+        # tests may themselves run in a job of another one.
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("SLURM_CLUSTER_NAME") == "tests":
+                    process.kill()
         for daemon in ("slurmd", "slurmctld", "munged"):
             self._end(daemon, signal.SIGTERM)
         for name in _FILES:
@@ -135,8 +158,17 @@ class Cluster:
 
     def start_slurmd(self) -> None:
         """Starts the node's daemon and waits until the node takes jobs."""
+
+        def node(fact: str) -> str:
+            # What is told of the state besides, as that jobs are planned, comes after a plus.
+            found = re.search(rf"\b{fact}=([\w:-]+)", ask("scontrol", "--oneliner", "show", "node"))
+            return found[1] if found else "None"
+
+        # Until the new one has registered, the node's state is what the one before it said.
+        before = node("SlurmdStartTime")
         subprocess.run(["slurmd"], check=True)
-        wait_until(lambda: ask("sinfo", "-h", "-o", "%T").split()[:1] in (["idle"], ["mixed"]), "the node takes jobs")
+        wait_until(lambda: node("SlurmdStartTime") not in (before, "None"), "the daemon registers")
+        wait_until(lambda: node("State") in ("IDLE", "MIXED", "ALLOCATED"), "the node takes jobs")
 
     def kill_slurmd(self) -> None:
         """Kills the node's daemon, not its jobs."""
@@ -152,6 +184,10 @@ class Cluster:
         path = self.folder / "ended.txt"
         lines = path.read_text().splitlines() if path.exists() else []
         return [dict(item.split("=", 1) for item in line.split() if "=" in item) for line in lines]
+
+    def completed(self) -> set[str]:
+        """Ids of the jobs that have ended well."""
+        return {job["JobId"] for job in self.ended() if job["JobState"] == "COMPLETED"}
 
     def _pid(self, daemon: str) -> int | None:
         """Its process, if it runs."""

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 from atomcsi.catalogue import Conversion
 from atomcsi.project import load_project, missing_checkpoint, missing_init
@@ -24,8 +25,12 @@ try:
 except AtomcsiError as error:
     raise WorkflowError(str(error)) from None
 
-# `atomcsi` is found beside the Python that runs Snakemake, even if its environment is not activated.
-shell.prefix(f'export PATH="$PATH:{Path(sys.executable).parent}"; ')
+# `atomcsi` is found beside the Python that runs Snakemake, even if its environment is not activated, or another one is.
+# Snakemake's own environments are activated before this, and would be hidden by it.
+if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+    shell.prefix(
+        f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"; '
+    )
 
 # A cluster's warning that time is up reaches all processes of a job: trainings save, and Snakemake has to wait for them.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -87,17 +92,24 @@ wildcard_constraints:
 # of a comment nothing.
 
 
-# What jobs ask of a cluster grows with every attempt.
+# What jobs ask of a cluster grows with the attempt.
 
 # A demo's jobs take seconds: a cluster runs several of them in one of its own, see `group-components` in profiles/slurm.
 # Larger runs have no small jobs.
 SMALL = RUN.scale == "demo"
 
+# How often a training that fails is repeated, whatever `--retries` says: a day each, and the largest of the paper's take
+# two weeks. Not inside a cluster's job: it would be repeated there, where its time is up or its memory too little.
+RETRIES_OF_TRAINING = 20 if workflow.is_main_process and not SMALL else None
+
 
 def megabytes(base, per_megabyte=0):
-    """Memory of a job: a base for its libraries, and some for its input. Mapped files count like any memory."""
+    """Memory of a job: a base for its libraries, and some for its input. Mapped files count like any memory.
+
+    Four times that at most: trainings are repeated more often, for want of time.
+    """
     return lambda wildcards, input, attempt: round(
-        (base + per_megabyte * input.size_mb) * attempt
+        (base + per_megabyte * input.size_mb) * min(attempt, 4)
     )
 
 
@@ -106,9 +118,13 @@ def minutes(expected, attempt):
     return min(round(expected * attempt), 1440)
 
 
+# Minutes that a training or scoring takes besides: imports, graphs, evaluation.
+START = 5 if SMALL else 30
+
+
 def minutes_of_training(settings, attempt):
     """Ten structures a second are what GemNet-OC-L reaches on one GPU, and a small one on a processor."""
-    return minutes(30 + settings.budget / 600, attempt)
+    return minutes(START + settings.budget / 600, attempt)
 
 
 def in_repository(path):
@@ -219,6 +235,22 @@ def embeddings_of_the_run(wildcards):
         extractor=RUN.embedding.extractor,
         dataset=PROJECT.used_datasets,
     )
+
+
+def effective_ranks(datasets):
+    # The folds of a dataset are much alike: one is enough.
+    first = {}
+    for dataset in datasets:
+        first.setdefault(FAMILIES.get(dataset, dataset), dataset)
+    return expand(
+        "results/effective_rank/{extractor}/{dataset}.csv",
+        extractor=RUN.embedding.extractor,
+        dataset=first.values(),
+    )
+
+
+def effective_ranks_of_the_run(wildcards):
+    return effective_ranks(PROJECT.used_datasets)
 
 
 def distances_of_the_run(wildcards):

@@ -13,6 +13,7 @@ rule pretrain:
     benchmark:
         "results/benchmarks/pretrain/{backbone}/{init}/seed{seed}.tsv"
     priority: 5
+    retries: RETRIES_OF_TRAINING
     group:
         "training" if SMALL else None
     conda:
@@ -72,7 +73,9 @@ rule score:
         launcher="",
         mem_mb=megabytes(4000, per_megabyte=1),
         # A megabyte holds about 2000 molecules; thirty a second are three times what a training reaches.
-        runtime=lambda wildcards, input, attempt: minutes(30 + input.size_mb, attempt),
+        runtime=lambda wildcards, input, attempt: minutes(
+            START + input.size_mb, attempt
+        ),
     params:
         judge=subpath(input.card, parent=True),
         impl=implementation_of_scoring,
@@ -95,6 +98,7 @@ rule finetune:
         "results/logs/finetune/{backbone}/{init}__{task}/seed{seed}.log",
     benchmark:
         "results/benchmarks/finetune/{backbone}/{init}__{task}/seed{seed}.tsv"
+    retries: RETRIES_OF_TRAINING
     group:
         "training" if SMALL else None
     conda:
