@@ -17,6 +17,10 @@ from atomcsi.embeddings import Embedding
 from atomcsi.moments import Moments
 from atomcsi.sampling import Aggregation
 
+#: Aggregations of atoms to structures, beside ``flat``, and bootstrap resamples of each size.
+POOLED: tuple[Aggregation, ...] = ("mean", "sum", "max")
+RESAMPLES = 5
+
 
 def effective_rank(moments: Moments) -> float:
     """Returns the effective rank of the features' correlation matrix, between 1 and d.
@@ -37,8 +41,8 @@ def effective_ranks(
     path: Path,
     *,
     sizes: Sequence[int] = (100, 1000, 5000, 10000),
-    aggregations: Sequence[Aggregation] = ("flat", "mean", "sum", "max"),
-    repeats: int = 5,
+    aggregations: Sequence[Aggregation] = ("flat", *POOLED),
+    repeats: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Returns the effective rank by aggregation and number of structures, from bootstrap resamples of structures.

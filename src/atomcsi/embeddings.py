@@ -97,7 +97,9 @@ class Embedding:
             return Moments.of(self._aggregated, times)
         weights, found = np.repeat(times, np.diff(self.ptr)), Moments.zero(self.dim)
         for start, rows in self._slices():
-            found += Moments.of(rows, weights[start : start + len(rows)])
+            own = weights[start : start + len(rows)]
+            # Most structures are not in a small sample.
+            found += Moments.of(rows[own > 0], own[own > 0])
         return found
 
     @cached_property

@@ -22,7 +22,7 @@ from fairchem.core.models.equiformer_v2.equiformer_v2 import EquiformerV2Backbon
 
 #: Kills of each rule's jobs; `make fault-test` sets it.
 KILLS = int(os.environ.get("ATOMCSI_KILLS", "0"))
-RULES, ROUNDS = 19, 5
+RULES, ROUNDS = 20, 5
 TARGETS = ("all", "results/effective_rank.csv")
 _FETCHED = """
 title: An extractor whose checkpoint is fetched
@@ -118,9 +118,11 @@ class Killer:
                 share = self._generator.random() ** 2
                 self._moments[process] = process.create_time() + share * self._seconds.get(rule, 2.0)
             if now >= self._moments[process]:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                self.killed[rule] = self.killed.get(rule, 0) + 1
+                # One that has ended by itself meanwhile was not killed.
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+                    self.killed[rule] = self.killed.get(rule, 0) + 1
 
 
 @pytest.mark.slow
@@ -184,6 +186,9 @@ def test_every_rule_survives_kills(tmp_path, ledger):
         if len(killer.killed) == RULES and min(killer.killed.values()) == KILLS:
             break
 
+    # A rule is in it from its first kill on.
     assert len(killer.killed) == RULES, killer.killed
     injected = sum(killer.killed.values())
+    # What docs/reliability.md is made with.
+    assert injected >= 100 or KILLS < 8, killer.killed
     ledger.add("kill -9 of a job, at a random moment", "retried; same results", injected=injected, lost=lost)

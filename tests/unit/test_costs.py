@@ -28,6 +28,8 @@ RATES = Rates.model_validate(
         "start_of_others": 5,
         "convert": 0.001,
         "csi": {10: 2},
+        "product": 1e-4,
+        "spectrum": 1e-3,
         "step": 0.01,
         "gradient": 2,
         "evaluation": 0.5,
@@ -195,6 +197,11 @@ def test_data_and_distances_by_hand(project, tmp_path):
     assert found.bytes == 4 * (200 * 25 * 10 + 20 * 100)
     found = here.cost(Step("csi", {"comparison": "sevennet-0", "downstream": "qm9-mini"}))
     assert found.seconds == 5 + 4 * 2
+    found = here.cost(
+        Step("effective_rank", {"extractor": "sevennet-0", "dataset": "oc22-mini"}, {"sizes": [100, 200]})
+    )
+    # Five resamples: 300 structures of 25 atoms, by atoms and in three ways by structures, and eight spectra.
+    assert found.seconds == pytest.approx(5 + 5 * (300 * 28 * 100 * 1e-4 + 8 * 1000 * 1e-3))
     package = tmp_path / "package"
     package.write_bytes(bytes(1000))
     found = here.cost(Step("fetch", {"raw": "ani1x"}, inputs=[package]))

@@ -75,8 +75,10 @@ def starts_of_experiment(wildcards):
 
 
 def ranks_of_experiment(wildcards):
-    shown = experiment_of(wildcards.experiment).plot == "effective-rank"
-    return ["results/effective_rank.csv"] if shown else []
+    experiment = experiment_of(wildcards.experiment)
+    if experiment.plot != "effective-rank":
+        return []
+    return effective_ranks([*RUN.upstream, *PROJECT.downstream_of(experiment)])
 
 
 def numbers_of_the_paper(wildcards):

@@ -17,7 +17,7 @@ with job(snakemake.log[0]):
         metrics=snakemake.input.metrics,
         starts=snakemake.params.starts,
         cards=snakemake.input.cards,
-        ranks=next(iter(snakemake.input.ranks), None),
+        ranks=snakemake.input.ranks,
         paper=next((Path(path).parent for path in snakemake.input.paper), None),
     )
     write_experiment(results, Path(snakemake.output.figure).with_suffix(""))

@@ -11,6 +11,7 @@ from typing import Any
 from atomcsi.catalogue import Size
 from atomcsi.config import Sampling, Task
 from atomcsi.costs.rates import ExtractorWork, Rates, Speed, Training
+from atomcsi.effective_rank import POOLED, RESAMPLES
 from atomcsi.errors import InputError
 from atomcsi.mixes import structures_of
 from atomcsi.project import Project
@@ -146,6 +147,14 @@ class Estimator:
         pairs = len(self._project.run.upstream)
         return Cost(step.rule, self._start(step) + pairs * self._rates.seconds_of_csi(work.features))
 
+    def effective_rank(self, step: Step) -> Cost:
+        """What covariances of resamples and their spectra take, of atoms and of structures."""
+        features, size = self._extractor(step.wildcards["extractor"]).features, self._size(step.wildcards["dataset"])
+        rows = sum(step.params["sizes"]) * (size.atoms + len(POOLED))
+        spectra = len(step.params["sizes"]) * (1 + len(POOLED))
+        resample = rows * features**2 * self._rates.product + spectra * features**3 * self._rates.spectrum
+        return Cost(step.rule, self._start(step) + RESAMPLES * resample)
+
     def pretrain(self, step: Step) -> Cost:
         """What a pretraining takes, by structures seen and their atoms."""
         settings = TrainSettings.model_validate_json(step.params["settings"])
@@ -243,6 +252,7 @@ _ESTIMATES: Mapping[str, Callable[[Estimator, Step], Cost]] = {
     "embed": Estimator.embed,
     "csi": Estimator.distance,
     "mix": Estimator.distance,
+    "effective_rank": Estimator.effective_rank,
     "pretrain": Estimator.pretrain,
     "finetune": Estimator.finetune,
     "score": Estimator.score,

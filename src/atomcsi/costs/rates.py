@@ -96,6 +96,8 @@ class Rates(Entry):
         start_of_others: The same for all other rules.
         convert: Seconds of one core a structure.
         csi: Seconds of a Fréchet distance with its error bar, by the number of features.
+        product: Seconds of one core that a covariance takes, by rows and squared features.
+        spectrum: Seconds of one core that a covariance's spectrum takes, by cubed features.
         step: Seconds of one core that a step takes besides the network: optimizer, moving average, records.
         gradient: What forces as gradients cost, in steps with direct ones.
         evaluation: What a validated or tested structure costs, in steps; with gradients ``gradient`` times as much.
@@ -109,6 +111,8 @@ class Rates(Entry):
     start_of_others: Positive
     convert: Positive
     csi: ByAtoms
+    product: Positive
+    spectrum: Positive
     step: Positive
     gradient: Positive
     evaluation: Positive

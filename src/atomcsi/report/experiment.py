@@ -60,7 +60,7 @@ class Results:
         metrics: Sequence[Path] = (),
         starts: Sequence[Mapping[str, Any]] = (),
         cards: Sequence[Path] = (),
-        ranks: Path | None = None,
+        ranks: Sequence[Path] = (),
         paper: Path | None = None,
     ) -> Results:
         """Reads what the workflow wrote.
@@ -75,7 +75,7 @@ class Results:
             starts: What each started from: ``backbone``, ``init``, ``structures``, ``epochs``, and the ``card`` of its
                 pretraining (None from scratch); ``family``, the dataset that its dataset is a fold of, or None.
             cards: Files of the pretrained models' cards.
-            ranks: Table of effective ranks.
+            ranks: Tables of effective ranks.
             paper: Folder of the paper's numbers.
 
         Raises:
@@ -100,7 +100,7 @@ class Results:
             scale=scale,
             csi=pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),
             finetuning=_over_folds(finetuning),
-            ranks=pd.DataFrame() if ranks is None else pd.read_csv(ranks),
+            ranks=pd.concat(map(pd.read_csv, ranks), ignore_index=True) if ranks else pd.DataFrame(),
             paper=numbers,
         )
 
