@@ -21,7 +21,7 @@ from atomcsi.yaml_source import Entry, YamlSource, laid_over
 #: Budget of the paper's main runs (paper, section 1), which all others are written beside.
 PAPER_STRUCTURES, PAPER_EPOCHS = 2_000_000, 5
 
-Plot = Literal["csi", "effective-rank", "finetuning", "budget", "selectors"]
+Plot = Literal["csi", "effective-rank", "finetuning", "budget", "csi-against-error", "selectors"]
 
 
 class Budget(Entry):
@@ -66,6 +66,8 @@ class Experiment(Entry):
         backbones: What is trained.
         seeds: Seeds of the trainings.
         comparisons: Ways to measure CSI.
+        sizes: Structures of upstreams, by which ``selectors`` takes the largest dataset, where a dataset of the
+            catalogue is a part of what the name stands for. Stand-ins have sizes of their own.
         caption: What to know to read the figure.
     """
 
@@ -80,6 +82,7 @@ class Experiment(Entry):
     backbones: list[Id] = Field(default_factory=list)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
     comparisons: list[Comparison] = Field(default_factory=lambda: [Comparison(label="")], min_length=1)
+    sizes: dict[Id, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     caption: str = ""
 
     @model_validator(mode="after")
@@ -92,19 +95,23 @@ class Experiment(Entry):
             values = getattr(self, key)
             if any(value in values[:position] for position, value in enumerate(values)):
                 raise ValueError(f"'{key}' names something twice")
-        if self.plot == "selectors" and max(len(self.budgets), len(self.backbones)) > 1:
-            raise ValueError("ways of choosing are compared by one backbone with one budget")
+        if self.trains and self.measures and max(len(self.budgets), len(self.backbones)) > 1:
+            raise ValueError("distances are compared with the errors of one backbone with one budget")
+        if self.plot == "csi-against-error" and len(self.comparisons) > 1:
+            raise ValueError("errors are drawn against the distances of one comparison")
+        if self.sizes and self.plot != "selectors":
+            raise ValueError(f"'sizes' are for 'selectors'; this one is drawn as '{self.plot}'")
         return self
 
     @property
     def trains(self) -> bool:
         """Whether the figure shows errors of finetunings."""
-        return self.plot in ("finetuning", "budget", "selectors")
+        return self.plot in ("finetuning", "budget", "csi-against-error", "selectors")
 
     @property
     def measures(self) -> bool:
         """Whether the figure shows distances."""
-        return self.plot in ("csi", "selectors")
+        return self.plot in ("csi", "csi-against-error", "selectors")
 
 
 @dataclass(frozen=True)
@@ -189,6 +196,7 @@ class StandIns:
         if not self._names:
             return own
         own["budgets"] = [self._budget(budget) for budget in own.get("budgets", [{}])]
+        own.pop("sizes", None)
         own = laid_over(own, changes)
         for key in ("tasks", "inits", "backbones"):
             if key in own:

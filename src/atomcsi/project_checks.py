@@ -107,6 +107,7 @@ def check_experiment(project: Project, name: str, source: YamlSource) -> None:
         "tasks": ("task", project.tasks),
         "inits": ("init", {*run.upstream, *project.mixes, *run.checkpoints, "scratch"}),
         "backbones": ("backbone", project.backbones),
+        "sizes": ("dataset", project.datasets),
     }
     for key, (kind, entries) in known.items():
         for named in getattr(experiment, key):

@@ -61,7 +61,7 @@ STEPS = {
     "mix": 1,
     "effective_rank": 1,
     "score": 1,
-    "experiment": 2,
+    "experiment": 3,
     "train": 3,
     "finetune": 2,
 }

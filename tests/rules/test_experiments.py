@@ -36,6 +36,15 @@ def test_all_experiments_at_demo_scale_share_their_pretrainings(tmp_path):
     assert len(trained) < sum(map(len, asked.values()))
 
 
+def models_that_judge_or_embed(project, experiment) -> set[str]:
+    """What an experiment needs beside what it finetunes, by the dataset of the pretraining."""
+    mixes = [cell.start.mix for cell in project.cells(experiment)]
+    judges = {mix.judge for mix in mixes if mix is not None and mix.kind == "ranked"}
+    extractors = {comparison.extractor for comparison in experiment.comparisons} - {None}
+    checkpoints = [str(project.extractors[name].options.get("checkpoint")) for name in extractors]
+    return judges | {path.split("/")[3] for path in checkpoints if path.startswith("results/pretrain/")}
+
+
 def test_every_figure_from_its_target_needs_no_more_than_its_own(tmp_path):
     """A dry run of each: its finetunings and pretrainings, and beyond them one model that judges or embeds at most."""
     project = load_project(path=ROOT / "config" / "demo.yaml", root=ROOT)
@@ -52,7 +61,7 @@ def test_every_figure_from_its_target_needs_no_more_than_its_own(tmp_path):
             (cell.backbone, cell.start.name, cell.seed) for cell in cells if cell.start.name in project.pretrainings
         }
         assert jobs["experiment"] == 1 and jobs.get("finetune", 0) == len(cells), name
-        extra = 1 if name in ("difficulty", "design", "selectors") else 0
+        extra = len(models_that_judge_or_embed(project, experiment))
         assert len(trained) <= jobs.get("pretrain", 0) <= len(trained) + extra, name
         measured = {(found.comparison, found.aggregation, found.distance, found.downstream)
                     for found in project.measurements(experiment)}  # fmt: skip

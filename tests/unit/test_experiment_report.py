@@ -32,7 +32,8 @@ def numbers() -> PaperNumbers:
 
 
 def entry(plot: str) -> Experiment:
-    inits = ["near", "scratch"] if plot in ("finetuning", "budget", "selectors") else []
+    trains = plot in ("finetuning", "budget", "csi-against-error", "selectors")
+    inits = ["near", "scratch"] if trains else []
     content = {"title": f"all about {plot}", "question": "Is it?", "source": "section 4", "plot": plot, "inits": inits}
     more = {"caption": "The end.", "seeds": [0, 1, 2], "comparisons": [{"label": "CSI"}]}
     return Experiment.model_validate(content | more)
@@ -300,11 +301,44 @@ def test_ranks_of_atoms_and_structures():
     assert drawn.iloc[0][["resamples", "mean", "low", "high"]].tolist() == [3, 41.0, 40.0, 42.0]
 
 
+def test_distances_against_errors(numbers):
+    """In the order of the distances but for one pair of three: a Spearman coefficient of 0.5 (1 - 6 * 2 / 24)."""
+    errors = runs({"ani1x": [5.3, 5.4, 5.5], "oc20-2m": [14.0, 15.0, 16.0], "oc22": [17.5, 18.0, 18.5]})
+    errors = pd.concat([errors, runs({"scratch": [20.0, 21.0, 22.0], "ani1x": [9.0]}, QM9)])
+    measured = distances({"CSI": {ASPIRIN: [1.5, 30.0, 20.0], "elsewhere": [3.0, 2.0, 1.0]}})
+    found = results("csi-against-error", finetuning=errors, csi=measured, paper=numbers)
+    figure, table, caption = PLOTS["csi-against-error"](found)
+    assert table["upstream"].tolist() == ["ani1x", "oc20-2m", "oc22"] and set(table["task"]) == {ASPIRIN}
+    assert table["csi"].tolist() == [1.5, 30.0, 20.0] and table["csi_high"].tolist() == [2.5, 31.0, 21.0]
+    assert table["spearman"].tolist() == pytest.approx([0.5] * 3)
+    assert table["paper"].tolist()[::2] == [5.4, 16.0] and table["jmp_share"].tolist() == pytest.approx([1 / 24] * 3)
+    (axes,) = figure.axes
+    assert axes.get_title().splitlines()[:2] == [ASPIRIN, "3 seeds, 25 test structures"]
+    assert axes.get_xlabel() == "CSI (squared feature units)" and axes.get_xscale() == "log"
+    assert "Hollow markers are the paper's" in caption
+    said = findings(found)
+    assert said[0].startswith("Right in 1 of 1 task;") and "Spearman +0.50" in said[0]
+    assert said[1] == "It chose the best upstream."
+    assert said[2].startswith("Beside the paper's numbers: agrees within 5 % (2)")
+
+
+def test_an_interval_that_reaches_zero_is_not_drawn_on_a_logarithmic_axis():
+    errors = runs({"ani1x": [5], "oc20-2m": [9], "oc22": [7]})
+    for nearest, scale in ((0.9, "linear"), (1.1, "log")):
+        measured = distances({"CSI": {ASPIRIN: [nearest, 30.0, 20.0]}})
+        figure, _, _ = PLOTS["csi-against-error"](results("csi-against-error", finetuning=errors, csi=measured))
+        assert figure.axes[0].get_xscale() == scale
+
+
 MADE_UP = {
     "csi": {"csi": distances({"": {"rmd17-aspirin": [1.0, 30.0, 20.0], "qmof": [math.nan, 5.0, 3.0]}})},
     "effective-rank": {"ranks": ranks(40.0, 20.0)},
     "finetuning": {"finetuning": pd.concat([runs({"ani1x": [5, 6], "scratch": [90]}), runs({"ani1x": [7]}, QM9, L)])},
     "budget": {"finetuning": runs(BUDGETS)},
+    "csi-against-error": {
+        "csi": distances({"CSI": {ASPIRIN: [1.5, 30.0, 20.0]}}),
+        "finetuning": runs({"ani1x": [5, 6, 6], "oc20-2m": [9, 9, 10], "oc22": [7, 8, 8], "scratch": [20, 21, 22]}),
+    },
     "selectors": {
         "csi": distances({"CSI": {ASPIRIN: [1.0, 30.0, 20.0]}}),
         "finetuning": runs({"ani1x": [5, 6, 6], "oc20-2m": [7, 8, 8], "oc22": [9, 9, 10]}),

@@ -144,6 +144,9 @@ def test_every_experiment_has_what_its_figure_needs(demo, paper):
         ("size.yaml", "gemnet-oc-s,", "gemnet-s,", r"size.yaml:\d+: backbones: unknown backbone 'gemnet-s'; did you"),
         ("budget.yaml", "{structures: 500000}", "{structures: 0}", r"budget.yaml:\d+: budgets.0.structures: .*greater"),
         ("csi.yaml", "plot: csi", "plot: csi\ncomparisons: [{label: a}, {label: a}]", "two comparisons have one label"),
+        ("main.yaml", "plot: finetuning", "plot: finetuning\nsizes: {ani1x: 2}", "'sizes' are for 'selectors'"),
+        ("csi-against-error.yaml", "[{label: CSI}]", "[{label: a}, {label: b}]", "the distances of one comparison"),
+        ("csi-against-error.yaml", "place: 4", "budgets: [{}, {structures: 9}]", "of one backbone with one budget"),
         (
             "csi.yaml",
             "plot: csi",
@@ -162,6 +165,15 @@ def test_a_mistake_is_named_with_file_line_and_field(tmp_path, file, old, new, m
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_project(path=tmp_path / "config" / "demo.yaml", root=ROOT)
+
+
+def test_sizes_are_of_known_datasets_and_not_of_stand_ins(tmp_path, demo, paper):
+    assert paper.experiments["selectors"].sizes["oc20-2m"] == 1e8 and not demo.experiments["selectors"].sizes
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    path = tmp_path / "config" / "experiments" / "selectors.yaml"
+    path.write_text(path.read_text().replace("sizes: {ani1x:", "sizes: {ani2x:"))
+    with pytest.raises(ConfigError, match=r"selectors.yaml:\d+: sizes: unknown dataset 'ani2x'"):
+        load_project(path=tmp_path / "config" / "paper.yaml", root=ROOT)
 
 
 def test_an_experiment_that_the_report_shows_must_exist(tmp_path):
@@ -198,8 +210,8 @@ def test_experiments_that_need_other_upstreams_are_set_aside():
 
 
 def test_experiments_stand_in_their_place(demo):
-    places = [experiment.place for experiment in demo.experiments.values()]
-    assert places == list(range(1, len(places) + 1)) and next(iter(demo.experiments)) == "first-check"
+    places = [experiment.place for experiment in demo.experiments.values() if experiment.place]
+    assert places == sorted(set(places)) and next(iter(demo.experiments)) == "first-check"
 
 
 def test_experiments_without_a_place_come_last(tmp_path):
@@ -208,7 +220,9 @@ def test_experiments_without_a_place_come_last(tmp_path):
     for name in ("mine", "another"):
         (path / f"{name}.yaml").write_text(re.sub(r"place: .*\n", "", (path / "csi.yaml").read_text()))
     project = load_project(path=tmp_path / "config" / "demo.yaml", root=ROOT)
-    assert list(project.experiments)[-3:] == ["selectors", "another", "mine"]
+    names = list(project.experiments)
+    placed = [name for name in names if project.experiments[name].place]
+    assert names == placed + sorted(set(names) - set(placed)) and {"another", "mine"} <= set(names) - set(placed)
 
 
 def test_a_downstream_dataset_is_no_init(tmp_path):

@@ -157,6 +157,13 @@ def test_trivial_selectors_in_closed_form():
     assert rows_of(table, "largest dataset").loc["t", "selected"] == "b"
 
 
+def test_the_largest_dataset_may_be_known_by_other_sizes():
+    """A catalogue may hold a part of what a name stands for; what is no upstream here does not count."""
+    errors, sizes = runs({"t": spread([10, 20, 30, 40])}), {"d": 1000, "elsewhere": 1e9}
+    table = selector_table(distances({"t": [1, 2, 3, 4]}), errors, sizes=sizes)
+    assert rows_of(table, "largest dataset").loc["t", "selected"] == "d"
+
+
 def test_elements_count_once_and_are_trivial():
     scores = {"t": [1, 2, 3, 4]}
     measured = pd.concat(

@@ -18,9 +18,11 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from atomcsi.paper import published
 from atomcsi.quantities import number
+from atomcsi.registry import DISTANCES, load
 from atomcsi.report.drawing import CHOICE, FAINT, INK, PALE, PLAIN, WIDTH, panels, plain_log, plural, seed_count, series
 from atomcsi.report.experiment_table import KEYS, contests, error_table, short
-from atomcsi.report.outcome import SCRATCH, unit_name
+from atomcsi.report.outcome import SCRATCH, signed, unit_name
+from atomcsi.report.scatter import scatter
 from atomcsi.report.selectors import selector_table
 from atomcsi.report.selectors_figure import selectors_figure
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 _DASHED = {"color": FAINT, "linestyle": (0, (4, 3)), "linewidth": 1}
 _PAPER = "#d55e00"
-_FILLS = ["full", "none", "left", "bottom"]
+_FILLS = ["full", "none", "left", "bottom", "right", "top"]
 _LINES = ["-", (0, (1, 1)), "-.", (0, (7, 1.5)), (0, (3, 1, 1, 1, 1, 1))]
 _ON_PAPER = {"color": _PAPER, "marker": "D", "markersize": 5, "markerfacecolor": "none", "linestyle": ""}
 #: Errors that differ by more than this factor are drawn on a logarithmic axis.
@@ -54,7 +56,8 @@ def csi(results: Results) -> tuple[Figure, pd.DataFrame, str]:
     for axes in grid[len(labels) :]:
         axes.set_visible(False)
     for axes, label in zip(grid, labels, strict=False):
-        cells = table[table["label"] == label].set_index(["downstream", "upstream"])
+        own = table[table["label"] == label]
+        cells = own.set_index(["downstream", "upstream"])
         ranks = cells["rank"].unstack().reindex(index=downstreams, columns=upstreams).to_numpy()
         axes.pcolormesh(np.ma.masked_invalid(ranks), cmap=shades, norm=norm, edgecolors="white", linewidth=1.2)
         for (row, column), rank in np.ndenumerate(ranks):
@@ -75,24 +78,33 @@ def csi(results: Results) -> tuple[Figure, pd.DataFrame, str]:
         axes.set_ylim(len(downstreams), 0)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(f"{label or 'CSI'}\n{_sampled(table[table['label'] == label])}", fontsize=8.5)
+        axes.set_title(f"{label or 'CSI'}{_unit(own)}\n{_sampled(own)}", fontsize=8.5)
     ends = {1: "nearest of the row", len(upstreams): "farthest"}
     handles = [Patch(facecolor=shades(norm(rank)), label=name) for rank, name in ends.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     shown = ["label", "extractor", "aggregation", "distance", "downstream", "upstream", "rank", "estimate", "low"]
     shown += ["high", "p_best", "upstream_structures", "downstream_structures"]
-    caption = "Rows are downstream datasets, columns upstream ones. Numbers are distances, in the units of each"
+    caption = "Rows are downstream datasets, columns upstream ones. Numbers are distances in the unit of their"
     caption += " comparison, so compare within a row: the darker, the nearer; the nearest is framed."
     if wide:
         caption += " Below each distance is its 95 % interval."
-    caption += " n: structures that were embedded of each dataset."
+    caption += " n: structures that were embedded of each upstream and each downstream dataset."
     return figure, table[shown], caption
 
 
+def _unit(cells: pd.DataFrame) -> str:
+    unit = load(DISTANCES, cells["distance"].iloc[0]).unit
+    return f" ({unit})" if unit else ""
+
+
 def _sampled(cells: pd.DataFrame) -> str:
-    counts = pd.concat([cells["upstream_structures"], cells["downstream_structures"]])
+    upstream, downstream = (_ends(cells[f"{role}_structures"]) for role in ("upstream", "downstream"))
+    return f"n = {upstream} upstream, {downstream} downstream"
+
+
+def _ends(counts: pd.Series) -> str:
     low, high = counts.min(), counts.max()
-    return f"n = {low:,}" if low == high else f"n = {low:,} to {high:,}"
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def effective_rank(results: Results) -> tuple[Figure, pd.DataFrame, str]:
@@ -247,7 +259,7 @@ def budget(results: Results) -> tuple[Figure, pd.DataFrame, str]:
                 dashes = _LINES[place % len(_LINES)] if fill == "full" else ""
                 axes.errorbar(at, line["mean"], _spread(line), linestyle=dashes, linewidth=1.3, **bars)
                 if results.paper is not None:
-                    axes.plot(at, line["paper"], color=INK, marker="x", markersize=5, linestyle="", zorder=4)
+                    axes.plot(at, line["paper"], color=color, marker="x", markersize=6, linestyle="", zorder=4)
         for at in cells.loc[cells["init"] == SCRATCH, "mean"]:
             axes.axhline(at, zorder=0.5, **_DASHED)
         axes.set_xscale("log")
@@ -275,13 +287,43 @@ def budget(results: Results) -> tuple[Figure, pd.DataFrame, str]:
     caption += " side by side. Lines join budgets of the same number of epochs; other numbers have markers of another"
     caption += " filling. The dashed line is the mean without pretraining. The error axes do not start at zero."
     if results.paper is not None:
-        caption += " Crosses are the paper's numbers, which have no error bars."
+        caption += " Crosses are the paper's numbers, in the colour of ours; they have no error bars."
+    return figure, table, caption
+
+
+def csi_against_error(results: Results) -> tuple[Figure, pd.DataFrame, str]:
+    """Distance against test error of every upstream, a panel per task, with the rank correlation."""
+    errors = error_table(results)
+    names = {"downstream": "dataset", "upstream": "upstream"}
+    names |= {"estimate": "csi", "low": "csi_low", "high": "csi_high"}
+    measured = results.csi[list(names)].rename(columns=names).dropna(subset="csi")
+    table = errors.merge(measured, left_on=["init", "dataset"], right_on=["upstream", "dataset"])
+    label = results.experiment.comparisons[0].label
+    coefficients = selector_table(results.csi, results.finetuning)
+    coefficients = coefficients[coefficients["selector"] == label]
+    keys = ["task", "spearman", "spearman_low", "spearman_high", "kendall", "kendall_low", "kendall_high", "p"]
+    table = table.merge(coefficients[keys], on="task", how="left")
+    titles = {}
+    for task, points in table.groupby("task"):
+        low, middle, high = (signed(points[name].iloc[0]) for name in ("spearman_low", "spearman", "spearman_high"))
+        interval = "" if "–" in (low, high) else f" ({low} to {high})"
+        titles[task] = f"{_title(points, task)}\nSpearman {middle}{interval}, n = {len(points)}"
+    scratch = errors[errors["init"] == SCRATCH].set_index("task")["mean"].to_dict()
+    upstreams = list(dict.fromkeys(measured["upstream"]))
+    figure = scatter(table, upstreams, titles=titles, scratch=scratch, axis=f"{label or 'CSI'}{_unit(results.csi)}")
+    caption = "Each point is an upstream dataset: if distance foretells the error, points rise to the right. Vertical"
+    caption += " bars are the range over seeds, horizontal ones the 95 % interval of the distance. Spearman's rank"
+    caption += " correlation is 1 where the order by distance is that of the errors; its 95 % interval is over other"
+    caption += " seeds and samples, and n counts the points. The dashed line is the mean without pretraining."
+    if results.paper is not None:
+        caption += " Hollow markers are the paper's errors, at our distances."
     return figure, table, caption
 
 
 def selectors(results: Results) -> tuple[Figure, pd.DataFrame, str]:
     """Ways of choosing: what their choices cost, and whether their order is that of the errors."""
-    figure, table = selectors_figure(selector_table(results.csi, results.finetuning))
+    table = selector_table(results.csi, results.finetuning, sizes=results.experiment.sizes)
+    figure, table = selectors_figure(table)
     caption = (
         "Left: regret, by how much the error of a choice is above that of the best upstream, on a square-root scale;"
         " a point is a task, a bar the mean over tasks. Right: rank correlation of distance and error over all tasks."
@@ -297,6 +339,7 @@ PLOTS: dict[str, Callable[[Results], tuple[Figure, pd.DataFrame, str]]] = {
     "effective-rank": effective_rank,
     "finetuning": finetuning,
     "budget": budget,
+    "csi-against-error": csi_against_error,
     "selectors": selectors,
 }
 

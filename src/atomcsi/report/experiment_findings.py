@@ -16,6 +16,7 @@ from atomcsi.report import selector_verdicts
 from atomcsi.report.drawing import plural
 from atomcsi.report.experiment_table import budget_name, contests, short
 from atomcsi.report.outcome import SCRATCH, Errors, listed, percent, unit_name
+from atomcsi.report.selectors import selector_table
 
 if TYPE_CHECKING:
     from atomcsi.report.experiment import Results
@@ -265,6 +266,13 @@ def _range(values: pd.Series) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def csi_against_error(results: Results, table: pd.DataFrame) -> list[str]:
+    """Says whether the order by distance is that of the errors, where it misleads, and what the paper's errors are."""
+    label, judged = results.experiment.comparisons[0].label, selector_table(results.csi, results.finetuning)
+    sentences = [selector_verdicts.verdicts(judged)[label], selector_verdicts.failures(judged, label)]
+    return [*sentences, *_against_paper(results, [table])]
+
+
 def selectors(results: Results, table: pd.DataFrame) -> list[str]:
     """Says what the first way of choosing is worth, where it fails, and what the others would have done."""
     return selector_verdicts.findings(table, results.experiment.comparisons[0].label)
@@ -276,5 +284,6 @@ FINDINGS: dict[str, Callable[[Results, pd.DataFrame], list[str]]] = {
     "effective-rank": effective_rank,
     "finetuning": finetuning,
     "budget": budget,
+    "csi-against-error": csi_against_error,
     "selectors": selectors,
 }

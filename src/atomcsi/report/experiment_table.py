@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from matplotlib.ticker import EngFormatter
 
+from atomcsi.costs.bill import JMP_BUDGET
 from atomcsi.paper import KEYS as PAPER_KEYS
 from atomcsi.paper import compare, published
 from atomcsi.report.outcome import Errors, summarise
@@ -25,8 +26,9 @@ def error_table(results: Results) -> pd.DataFrame:
 
     Returns:
         :data:`KEYS`; ``start``, what figures call it; ``seeds``, ``mean``, ``low``, ``high``, ``std`` (n - 1);
-        ``test_structures``; ``gpu_hours``, ``kwh`` and ``seconds`` of a pretraining, averaged over seeds. Where the
-        paper's numbers are given, also what :func:`atomcsi.paper.compare` says of each, and rows of the published
+        ``test_structures``; ``gpu_hours``, ``kwh`` and ``seconds`` of a pretraining, averaged over seeds. At full
+        scale also ``jmp_share``, the budget over JMP's, the paper's measure of cost. Where the paper's numbers are
+        given, also what :func:`atomcsi.paper.compare` says of each, and rows of the published
         models that only the paper has: there ``seeds`` is 0.
 
     Raises:
@@ -43,6 +45,8 @@ def error_table(results: Results) -> pd.DataFrame:
         theirs = theirs[~pd.MultiIndex.from_frame(theirs[PAPER_KEYS]).isin(pd.MultiIndex.from_frame(table[PAPER_KEYS]))]
         theirs = theirs.assign(budget=theirs["structures"] * theirs["epochs"], seeds=0)
         table = pd.concat([table, theirs.rename(columns={"mae": "paper"}).drop(columns="source")], ignore_index=True)
+    if results.scale == "full":
+        table["jmp_share"] = table["budget"] / JMP_BUDGET
     several = table.groupby("init")[["structures", "epochs"]].transform("nunique").max(axis=1) > 1
     budgets = [budget_name(*found) for found in zip(table["structures"], table["epochs"], strict=True)]
     table.insert(2, "start", table["init"].where(~several, table["init"] + ", " + pd.Series(budgets)))

@@ -36,6 +36,7 @@ from atomcsi.report.outcome import (
     summarise,
     unit_name,
 )
+from atomcsi.report.scatter import scatter
 from atomcsi.report.tables import Tables
 
 
@@ -123,44 +124,13 @@ def csi_against_error(tables: Tables) -> tuple[Figure, pd.DataFrame]:
     table = csi_against_mae(tables)
     found = correlations(table).set_index("task")
     scratch = summarise(tables.finetuning).query("init == @SCRATCH").set_index("task")["mean"]
-    tasks = list(dict.fromkeys(table["task"]))
-    figure, grid = panels(len(tasks), height=2.45)
-    for axes, task in zip(grid, tasks, strict=True):
-        points = table[table["task"] == task]
-        for _, point in points.iterrows():
-            color, marker = series(tables.upstreams, point["upstream"])
-            spread = [[point["mean"] - point["low"]], [point["high"] - point["mean"]]]
-            axes.errorbar(
-                point["csi"],
-                point["mean"],
-                spread,
-                color=color,
-                marker=marker,
-                markersize=6.5,
-                capsize=3,
-                linewidth=1.3,
-            )
-        if task in scratch.index:
-            axes.axhline(scratch[task], color=FAINT, linestyle=(0, (4, 3)), linewidth=1)
-        axes.margins(0.12)
-        if (points["csi"] > 0).all():
-            axes.set_xscale("log")
-            plain_log(axes.xaxis)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(PLAIN)
-        axes.grid(axis="y")
-        row = found.loc[task]
-        coefficients = f"Spearman {signed(row['spearman'])}, Kendall {signed(row['kendall'])}"
-        axes.set_title(f"{task}, n = {row['n']:.0f}\n{coefficients}")
-        axes.set_xlabel("CSI (squared feature units)")
-        axes.set_ylabel(f"test MAE ({unit_name(points['unit'].iloc[0])})")
-    handles = [
-        Line2D([], [], color=color, marker=marker, linestyle="", markersize=6.5, label=name)
-        for name in tables.upstreams
-        for color, marker in [series(tables.upstreams, name)]
-    ]
-    handles.append(Line2D([], [], color=FAINT, linestyle=(0, (4, 3)), linewidth=1, label="from scratch"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, handletextpad=0.6)
+    titles = {
+        task: f"{task}, n = {row['n']:.0f}\nSpearman {signed(row['spearman'])}, Kendall {signed(row['kendall'])}"
+        for task, row in found.iterrows()
+    }
+    figure = scatter(
+        table, tables.upstreams, titles=titles, scratch=scratch.to_dict(), axis="CSI (squared feature units)"
+    )
     return figure, table.merge(found.rename(columns={"n": "upstreams"}), left_on="task", right_index=True, how="left")
 
 

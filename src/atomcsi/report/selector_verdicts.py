@@ -64,6 +64,8 @@ def failures(table: pd.DataFrame, selector: str) -> str:
     """Says in which tasks a selector's choice was not the best, and whether the seeds bear that out."""
     rows = _tasks(table, selector)
     missed = rows[rows["regret"] > 0]
+    if missed.empty and len(rows) == 1:
+        return "It chose the best upstream."
     if missed.empty:
         return f"It chose the best upstream in every one of {plural(len(rows), 'task')}."
     parts = []

@@ -79,7 +79,13 @@ class _Selector:
     errors: Mapping[str, Mapping[str, float]]
 
 
-def selector_table(distances: pd.DataFrame, finetuning: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+def selector_table(
+    distances: pd.DataFrame,
+    finetuning: pd.DataFrame,
+    *,
+    sizes: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Tells how good every distance and every trivial selector is.
 
     Trivial are the largest dataset, one at random, and whatever knows nothing but elements: the distance ``elements``
@@ -91,6 +97,7 @@ def selector_table(distances: pd.DataFrame, finetuning: pd.DataFrame, *, seed: i
             ``label``, it tells selectors apart, and is their title.
         finetuning: Test errors, a row per run, of one backbone and budget; starts that are no upstream of
             ``distances`` do not count, nor do tasks with less than two upstreams.
+        sizes: Structures of upstreams, where they are not those that ``distances`` tells of.
         seed: Seed of the draws.
 
     Returns:
@@ -114,7 +121,7 @@ def selector_table(distances: pd.DataFrame, finetuning: pd.DataFrame, *, seed: i
         for dataset in dict.fromkeys(task.dataset for task in tasks.values())
     }
     rows = []
-    for selector in _selectors(distances, list(normals)):
+    for selector in _selectors(distances, list(normals), sizes or {}):
         judged = {name: _judged(task, selector, normals) for name, task in tasks.items()}
         judged = {name: found for name, found in judged.items() if found is not None}
         rows += [selector.names | {"task": name} | _row([found], seed) for name, found in judged.items()]
@@ -164,7 +171,7 @@ def _mean_draws(maes: np.ndarray, weights: np.ndarray, scale: np.ndarray) -> np.
     return mean * np.exp(np.clip(normal / np.sqrt(scale / (len(maes) - 1)) / mean, *np.log([1e-6, 1e6])))
 
 
-def _selectors(distances: pd.DataFrame, datasets: Sequence[str]) -> Iterator[_Selector]:
+def _selectors(distances: pd.DataFrame, datasets: Sequence[str], known: Mapping[str, float]) -> Iterator[_Selector]:
     keys = ["extractor", "aggregation", "distance"]
     measured = distances.dropna(subset="estimate")
     if "label" not in measured:
@@ -183,11 +190,12 @@ def _selectors(distances: pd.DataFrame, datasets: Sequence[str]) -> Iterator[_Se
                 scores=_nested(rows, rows["estimate"]),
                 errors=_nested(rows, _error_of_difference(rows)),
             )
-    sizes = distances.groupby("upstream")["upstream_population"].max()
+    sizes = distances.groupby("upstream")["upstream_population"].max().to_dict()
+    sizes |= {name: size for name, size in known.items() if name in sizes}
     unknown = dict.fromkeys(keys, "")
     for title, score in (("largest dataset", lambda name: -sizes[name]), ("random dataset", lambda name: 0)):
-        scores = {dataset: {name: float(score(name)) for name in sizes.index} for dataset in datasets}
-        exact = {dataset: dict.fromkeys(sizes.index, 0.0) for dataset in datasets}
+        scores = {dataset: {name: float(score(name)) for name in sizes} for dataset in datasets}
+        exact = {dataset: dict.fromkeys(sizes, 0.0) for dataset in datasets}
         yield _Selector({"selector": title, "trivial": True, **unknown}, scores, exact)
 
 
