@@ -48,7 +48,11 @@ def csi(results: Results) -> tuple[Figure, pd.DataFrame, str]:
     wide = len(labels) == 1
     columns = 1 if wide or len(upstreams) > 5 else 2
     lines = -(-len(labels) // columns)
-    height = 0.65 + 0.055 * max(map(len, upstreams)) + lines * (0.6 + (0.42 if wide else 0.3) * len(downstreams))
+    height = (
+        0.65
+        + 0.055 * max(map(len, upstreams))
+        + lines * ((0.6 if wide else 0.73) + (0.42 if wide else 0.3) * len(downstreams))
+    )
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     shades = mpl.colormaps["cividis"].resampled(len(upstreams))
@@ -78,7 +82,8 @@ def csi(results: Results) -> tuple[Figure, pd.DataFrame, str]:
         axes.set_ylim(len(downstreams), 0)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.set_title(f"{label or 'CSI'}{_unit(own)}\n{_sampled(own)}", fontsize=8.5)
+        unit = _unit(own) if wide else _unit(own).replace(" ", "\n", 1)
+        axes.set_title(f"{label or 'CSI'}{unit}\n{_sampled(own)}", fontsize=8.5)
     ends = {1: "nearest of the row", len(upstreams): "farthest"}
     handles = [Patch(facecolor=shades(norm(rank)), label=name) for rank, name in ends.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
@@ -88,7 +93,7 @@ def csi(results: Results) -> tuple[Figure, pd.DataFrame, str]:
     caption += " comparison, so compare within a row: the darker, the nearer; the nearest is framed."
     if wide:
         caption += " Below each distance is its 95 % interval."
-    caption += " n: structures that were embedded of each upstream and each downstream dataset."
+    caption += " n: structures that were embedded of each upstream dataset; of each downstream one."
     return figure, table[shown], caption
 
 
@@ -99,7 +104,7 @@ def _unit(cells: pd.DataFrame) -> str:
 
 def _sampled(cells: pd.DataFrame) -> str:
     upstream, downstream = (_ends(cells[f"{role}_structures"]) for role in ("upstream", "downstream"))
-    return f"n = {upstream} upstream, {downstream} downstream"
+    return f"n = {upstream}" if upstream == downstream else f"n = {upstream}; {downstream}"
 
 
 def _ends(counts: pd.Series) -> str:
@@ -307,7 +312,7 @@ def csi_against_error(results: Results) -> tuple[Figure, pd.DataFrame, str]:
     for task, points in table.groupby("task"):
         low, middle, high = (signed(points[name].iloc[0]) for name in ("spearman_low", "spearman", "spearman_high"))
         interval = "" if "–" in (low, high) else f" ({low} to {high})"
-        titles[task] = f"{_title(points, task)}\nSpearman {middle}{interval}, n = {len(points)}"
+        titles[task] = f"{_title(points, f'{task}, n = {len(points)}')}\nSpearman {middle}{interval}"
     scratch = errors[errors["init"] == SCRATCH].set_index("task")["mean"].to_dict()
     upstreams = list(dict.fromkeys(measured["upstream"]))
     figure = scatter(table, upstreams, titles=titles, scratch=scratch, axis=f"{label or 'CSI'}{_unit(results.csi)}")
