@@ -7,6 +7,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import fcc111, molecule
+from published_checkpoint import SMALL, EquiformerV2Backbone, publish, small_config
 
 from atomcsi.errors import AtomcsiError, ConfigError
 from atomcsi.extractors.base import Extractor
@@ -18,19 +19,8 @@ from atomcsi.training.model_files import save_model
 #: Relative to the largest feature. float32 gives 1e-6; EquiformerV2 sees each edge in a random frame, which its grids
 #: turn into differences of 2e-5 in this small model.
 TOLERANCE = 1e-4
-#: A small EquiformerV2; what is not named is at fairchem's defaults.
+#: What the small EquiformerV2 has beside; what is not named is at fairchem's defaults.
 EQUIFORMER = {
-    "num_layers": 1,
-    "sphere_channels": 8,
-    "attn_hidden_channels": 8,
-    "num_heads": 2,
-    "attn_alpha_channels": 4,
-    "attn_value_channels": 4,
-    "ffn_hidden_channels": 8,
-    "lmax_list": [2],
-    "mmax_list": [1],
-    "grid_resolution": 18,
-    "edge_channels": 8,
     "max_num_elements": 90,
     "max_neighbors": 20,
     "max_radius": 8.0,
@@ -54,16 +44,9 @@ def structure(atoms):
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
     """Constructor options of the extractors that need some."""
-    from atomcsi.models import torch_extras
-
-    torch_extras.install()
-    from fairchem.core.models.equiformer_v2.equiformer_v2 import EquiformerV2Backbone
-
     torch.manual_seed(0)
     checkpoint = tmp_path_factory.mktemp("checkpoints") / "small.pt"
-    state = EquiformerV2Backbone(**EQUIFORMER).state_dict()
-    config = {"model": {"name": "equiformer_v2", **EQUIFORMER}}
-    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}, "config": config}, checkpoint)
+    publish(checkpoint, EquiformerV2Backbone(**SMALL, **EQUIFORMER), config=small_config(**EQUIFORMER))
     pretrained = tmp_path_factory.mktemp("pretrained")
     save_model(pretrained, Potential(build_backbone(GEMNET)), {"backbone": GEMNET})
     return {
