@@ -313,8 +313,8 @@ def test_distances_against_errors(numbers):
     assert table["spearman"].tolist() == pytest.approx([0.5] * 3)
     assert table["paper"].tolist()[::2] == [5.4, 16.0] and table["jmp_share"].tolist() == pytest.approx([1 / 24] * 3)
     (axes,) = figure.axes
-    assert axes.get_title().splitlines()[:2] == [f"{ASPIRIN}, n = 3", "3 seeds, 25 test structures"]
-    assert axes.get_xlabel() == "CSI (squared feature units)" and axes.get_xscale() == "log"
+    assert axes.get_title().splitlines()[:2] == [ASPIRIN, "3 seeds, 25 test structures"]
+    assert axes.get_xlabel() == "CSI (squared feature units), n = 3" and axes.get_xscale() == "log"
     assert "Hollow markers are the paper's" in caption
     said = findings(found)
     assert said[0].startswith("Right in 1 of 1 task;") and "Spearman +0.50" in said[0]

@@ -312,9 +312,9 @@ def csi_against_error(results: Results) -> tuple[Figure, pd.DataFrame, str]:
     for task, points in table.groupby("task"):
         low, middle, high = (signed(points[name].iloc[0]) for name in ("spearman_low", "spearman", "spearman_high"))
         interval = "" if "–" in (low, high) else f" ({low} to {high})"
-        titles[task] = f"{_title(points, f'{task}, n = {len(points)}')}\nSpearman {middle}{interval}"
+        titles[task] = f"{_title(points, task)}\nSpearman {middle}{interval}"
     scratch = errors[errors["init"] == SCRATCH].set_index("task")["mean"].to_dict()
-    upstreams = list(dict.fromkeys(measured["upstream"]))
+    upstreams = [init for init in dict.fromkeys(errors["init"]) if init in set(measured["upstream"])]
     figure = scatter(table, upstreams, titles=titles, scratch=scratch, axis=f"{label or 'CSI'}{_unit(results.csi)}")
     caption = "Each point is an upstream dataset: if distance foretells the error, points rise to the right. Vertical"
     caption += " bars are the range over seeds, horizontal ones the 95 % interval of the distance. Spearman's rank"

@@ -125,7 +125,7 @@ def csi_against_error(tables: Tables) -> tuple[Figure, pd.DataFrame]:
     found = correlations(table).set_index("task")
     scratch = summarise(tables.finetuning).query("init == @SCRATCH").set_index("task")["mean"]
     titles = {
-        task: f"{task}, n = {row['n']:.0f}\nSpearman {signed(row['spearman'])}, Kendall {signed(row['kendall'])}"
+        task: f"{task}\nSpearman {signed(row['spearman'])}, Kendall {signed(row['kendall'])}"
         for task, row in found.iterrows()
     }
     figure = scatter(

@@ -32,7 +32,7 @@ def scatter(
         names: All upstreams, in the order that gives them their colours and markers.
         titles: Title of each task's panel.
         scratch: Error of each task without pretraining, where it is known.
-        axis: What the distance is called.
+        axis: What the distance is called; the number of points is written behind it.
     """
     tasks = list(dict.fromkeys(points["task"]))
     figure, grid = panels(len(tasks), height=2.6)
@@ -58,7 +58,7 @@ def scatter(
         axes.yaxis.set_major_formatter(PLAIN)
         axes.grid(axis="y")
         axes.set_title(titles[task])
-        axes.set_xlabel(axis)
+        axes.set_xlabel(f"{axis}, n = {len(rows)}")
         axes.set_ylabel(f"test MAE ({unit_name(rows['unit'].iloc[0])})")
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="", markersize=6.5, label=name)
