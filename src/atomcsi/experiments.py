@@ -97,6 +97,8 @@ class Experiment(Entry):
                 raise ValueError(f"'{key}' names something twice")
         if self.trains and self.measures and max(len(self.budgets), len(self.backbones)) > 1:
             raise ValueError("distances are compared with the errors of one backbone with one budget")
+        if self.trains and self.measures and len({*self.inits} - {"scratch"}) < 2:
+            raise ValueError("distances are compared with the errors of two upstreams at least")
         if self.plot == "csi-against-error" and len(self.comparisons) > 1:
             raise ValueError("errors are drawn against the distances of one comparison")
         if self.sizes and self.plot != "selectors":

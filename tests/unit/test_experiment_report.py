@@ -33,7 +33,7 @@ def numbers() -> PaperNumbers:
 
 def entry(plot: str) -> Experiment:
     trains = plot in ("finetuning", "budget", "csi-against-error", "selectors")
-    inits = ["near", "scratch"] if trains else []
+    inits = ["near", "far", "scratch"] if trains else []
     content = {"title": f"all about {plot}", "question": "Is it?", "source": "section 4", "plot": plot, "inits": inits}
     more = {"caption": "The end.", "seeds": [0, 1, 2], "comparisons": [{"label": "CSI"}]}
     return Experiment.model_validate(content | more)

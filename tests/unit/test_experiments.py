@@ -145,6 +145,7 @@ def test_every_experiment_has_what_its_figure_needs(demo, paper):
         ("budget.yaml", "{structures: 500000}", "{structures: 0}", r"budget.yaml:\d+: budgets.0.structures: .*greater"),
         ("csi.yaml", "plot: csi", "plot: csi\ncomparisons: [{label: a}, {label: a}]", "two comparisons have one label"),
         ("main.yaml", "plot: finetuning", "plot: finetuning\nsizes: {ani1x: 2}", "'sizes' are for 'selectors'"),
+        ("csi-against-error.yaml", "[ani1x, transition1x, oc20-2m, oc22, s", "[ani1x, s", "of two upstreams at least"),
         ("csi-against-error.yaml", "[{label: CSI}]", "[{label: a}, {label: b}]", "the distances of one comparison"),
         ("csi-against-error.yaml", "place: 4", "budgets: [{}, {structures: 9}]", "of one backbone with one budget"),
         (
